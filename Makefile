@@ -1,0 +1,33 @@
+# Hostwright's commands. The work is done by the scripts in scripts/; `make` alone lists what there is.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint unit browser molecule docs clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## Set this machine up as a control node: .venv, Docker Engine, nothing else
+	@scripts/setup
+
+demo: ## Set up, make a sandbox host, deploy app/ to it, print its address
+	@scripts/demo
+
+test: ## Everything below, on Debian 13 hosts
+	@scripts/test
+
+lint: ## ansible-lint, yamllint, ruff, mypy, shellcheck
+	@scripts/test lint
+
+unit: ## Tests that need no host, and the tests of app/
+	@scripts/test unit app
+
+browser: ## Deploy to a fresh sandbox, vote in it with Chromium
+	@scripts/test demo browser
+
+molecule: ## Every Molecule scenario (one: molecule test -s NAME)
+	@scripts/test molecule
+
+docs: setup ## Rewrite docs/variables.md from the argument specs
+	@.venv/bin/python scripts/variables.py
+
+clean: ## Remove all containers, images, volumes, networks and files that Hostwright made here
+	@scripts/clean

@@ -1,0 +1,227 @@
+"""Runs Hostwright's tests one step after the other and closes with `N passed, N failed`.
+
+A step is one command. A test runner's step counts its tests, any other step (a linter, a deployment, a Molecule
+scenario) counts as one. A failed step does not stop the next. What a step prints goes to .cache/logs/<step>.log;
+of a failed one the telling part is shown. Called by scripts/test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+LOGS = PROJECT / ".cache" / "logs"
+GROUPS = ("lint", "unit", "app", "demo", "browser", "molecule")
+
+# A step that takes longer hangs, seconds.
+TIME_LIMIT = 1800
+# How often a running step says that it is still there, seconds.
+NEWS_INTERVAL = 60
+# Lines of a failed step's log that are shown.
+EXCERPT = 60
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many tests passed and failed."""
+
+    passed: int
+    failed: int
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.passed + other.passed, self.failed + other.failed)
+
+
+def count_step(status: int, log: str) -> Counts:
+    """Count a step as one test, by its exit status."""
+    del log
+    return Counts(1, 0) if status == 0 else Counts(0, 1)
+
+
+def count_pytest(status: int, log: str) -> Counts:
+    """Count the tests in pytest's closing line; a run without any test has failed."""
+    closing = next((line for line in reversed(log.splitlines()) if re.search(r" in [\d.]+s", line)), "")
+    found = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", closing)}
+    failed = found.get("failed", 0) + found.get("error", 0)
+    return Counts(found.get("passed", 0), failed if failed or status == 0 else 1)
+
+
+def count_django(status: int, log: str) -> Counts:
+    """Count the tests in the closing lines of Django's test runner; a run without any test has failed."""
+    ran = sum(int(number) for number in re.findall(r"^Ran (\d+) test", log, re.MULTILINE))
+    closing = next(iter(re.findall(r"^FAILED \((.*)\)", log, re.MULTILINE)), "")
+    failed = sum(int(number) for number in re.findall(r"(?:failures|errors)=(\d+)", closing))
+    if not failed and (status != 0 or ran == 0):
+        failed = 1
+    return Counts(max(ran - failed, 0), failed)
+
+
+def count_unchanged(status: int, log: str) -> Counts:
+    """Count a playbook run as one test, which fails if any play changed anything."""
+    changed = re.search(r"\bchanged=[1-9]", log)
+    return count_step(status or int(changed is not None), log)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the test run, run in `directory` of the project."""
+
+    group: str
+    name: str
+    command: tuple[str, ...]
+    count: Callable[[int, str], Counts] = count_step
+    directory: str = "."
+
+    @property
+    def log(self) -> Path:
+        """The file that takes what the command prints."""
+        return LOGS / f"{self.group}-{self.name}.log"
+
+
+def shell_scripts() -> Iterator[str]:
+    """Yield the shell scripts of the project."""
+    for directory in (".ci", "scripts", "playbooks", "roles"):
+        for path in sorted((PROJECT / directory).rglob("*")):
+            if path.is_file() and path.suffix != ".py":
+                with path.open("rb") as file:
+                    first = file.readline(80)
+                if re.match(rb"#!.*\b(ba|da)?sh\b|# shellcheck shell=", first):
+                    yield str(path.relative_to(PROJECT))
+
+
+def scenarios() -> list[str]:
+    """Return the names of the Molecule scenarios, the whole stack first."""
+    names = [path.parent.name for path in PROJECT.glob("molecule/*/molecule.yml")]
+    return sorted(names, key=lambda name: (name != "default", name))
+
+
+def steps() -> Iterator[Step]:
+    """Yield all steps in their order."""
+    yield Step("lint", "ansible-lint", ("ansible-lint", "--strict", "--offline"))
+    yield Step("lint", "yamllint", ("yamllint", "--strict", "."))
+    yield Step("lint", "ruff", ("ruff", "check", "."))
+    yield Step("lint", "format", ("ruff", "format", "--check", "."))
+    yield Step("lint", "mypy", ("mypy",))
+    yield Step("lint", "shellcheck", ("shellcheck", "--external-sources", *shell_scripts()))
+    yield Step("unit", "pytest", ("pytest", "tests/unit"), count_pytest)
+    yield Step("app", "django", ("python", "manage.py", "test"), count_django, "app")
+    yield Step("demo", "fresh", ("ansible-playbook", "playbooks/sandbox.yml", "-e", "sandbox_state=absent"))
+    yield Step("demo", "first", ("scripts/demo",))
+    yield Step("demo", "again", ("scripts/demo",), count_unchanged)
+    yield Step("browser", "pytest", ("pytest", "tests/browser"), count_pytest)
+    for scenario in scenarios():
+        yield Step("molecule", scenario, ("molecule", "test", "--scenario-name", scenario))
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for the steps: plain logs that say where the time goes."""
+    return os.environ | {
+        "PATH": f"{PROJECT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+        "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks",
+        "ANSIBLE_NOCOLOR": "1",
+        "NO_COLOR": "1",
+        "MOLECULE_COMMAND_BORDERS": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def last_line(log: Path) -> str:
+    """Return the last line with anything in it, for somebody who waits."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip(" *=-")]
+    return lines[-1].rstrip(" *")[:100] if lines else ""
+
+
+def excerpt(log: str) -> str:
+    """Return the telling part of a failed step's log: from the task that failed, else the end."""
+    lines = log.splitlines()
+    failures = [number for number, line in enumerate(lines) if line.startswith(("fatal:", "[ERROR]", "failed:"))]
+    start = len(lines) - EXCERPT
+    if failures:
+        start = next((n for n in range(failures[0], 0, -1) if lines[n].startswith("TASK")), failures[0])
+    return "\n".join(f"    {line}" for line in lines[max(start, 0) :][:EXCERPT])
+
+
+def run(step: Step) -> Counts:
+    """Run a step, tell how it went, return what it counts."""
+    started = time.monotonic()
+    print(f"{step.group}: {step.name} …", flush=True)
+    with step.log.open("w") as log:
+        process = subprocess.Popen(
+            step.command, cwd=PROJECT / step.directory, env=environment(), stdin=subprocess.DEVNULL,
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            while (status := wait(process)) is None:
+                elapsed = time.monotonic() - started
+                if elapsed > TIME_LIMIT:
+                    log.write(f"\nStopped: it took longer than {TIME_LIMIT} s.\n")
+                    status = 124
+                    break
+                print(f"  {elapsed:.0f} s: {last_line(step.log)}", flush=True)
+        finally:
+            stop(process)
+    text = step.log.read_text(errors="replace")
+    counts = step.count(status, text)
+    outcome = "ok" if not counts.failed else f"FAILED ({step.log.relative_to(PROJECT)})"
+    tests = f", {counts.passed + counts.failed} tests" if counts.passed + counts.failed > 1 else ""
+    print(f"{step.group}: {step.name} {outcome} ({time.monotonic() - started:.1f} s{tests})", flush=True)
+    if counts.failed:
+        print(excerpt(text), flush=True)
+    return counts
+
+
+def wait(process: subprocess.Popen[bytes]) -> int | None:
+    """Return the exit status, or None if the process is still at work at the next news."""
+    try:
+        return process.wait(NEWS_INTERVAL)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of a step."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def main() -> int:
+    """Run the chosen groups, all without an argument; return the exit status."""
+    parser = argparse.ArgumentParser(description="Runs Hostwright's tests.")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all if none is named")
+    chosen = parser.parse_args().groups or list(GROUPS)
+    if unknown := set(chosen) - set(GROUPS):
+        parser.error(f"no such group: {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+
+    started = time.monotonic()
+    shutil.rmtree(LOGS, ignore_errors=True)
+    LOGS.mkdir(parents=True)
+    total = Counts(0, 0)
+    for step in steps():
+        if step.group in chosen:
+            total += run(step)
+    print(f"\nThat took {time.monotonic() - started:.0f} s; the logs are in {LOGS.relative_to(PROJECT)}/.")
+    print(f"{total.passed} passed, {total.failed} failed")
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")
