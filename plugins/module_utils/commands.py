@@ -1,0 +1,59 @@
+"""Programs of the host, run with a time limit and without a terminal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+SEARCH_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/snap/bin")
+NOT_FOUND = 127
+TIMED_OUT = 124
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a program left: its exit status (127: there is no such program, 124: it did not end) and its output."""
+
+    status: int
+    stdout: str = ""
+    stderr: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the program ended with exit status 0."""
+        return self.status == 0
+
+    @property
+    def said(self) -> str:
+        """Whatever the program said, for a message: standard error first, then standard output."""
+        return "\n".join(part for part in (self.stderr.strip(), self.stdout.strip()) if part)
+
+
+Runner = Callable[[Sequence[str]], Answer]
+
+
+def search_path() -> str:
+    """The login user's PATH, with the directories added where a host keeps its services' programs."""
+    given = [part for part in os.environ.get("PATH", "").split(os.pathsep) if part]
+    return os.pathsep.join([*given, *(part for part in SEARCH_PATH if part not in given)])
+
+
+def run(command: Sequence[str], timeout: float = 30) -> Answer:
+    """Run one program and return what it left, whatever that is; never raises for a failure of the program.
+
+    Args:
+        command: the program and its arguments.
+        timeout: seconds after which it is killed.
+    """
+    environment = {**os.environ, "PATH": search_path(), "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=timeout, env=environment
+        )
+    except (FileNotFoundError, PermissionError):
+        return Answer(NOT_FOUND, stderr=f"no program '{command[0]}' on this host")
+    except subprocess.TimeoutExpired:
+        return Answer(TIMED_OUT, stderr=f"'{' '.join(command[:3])}' did not end within {timeout:.0f} s")
+    return Answer(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
