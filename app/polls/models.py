@@ -43,8 +43,7 @@ class Question(models.Model):
     closes = models.DateTimeField(
         null=True,
         blank=True,
-        help_text="No votes from then on; the results stay readable. "
-        "Leave empty for a poll without an end.",
+        help_text="No votes from then on; the results stay readable. Leave empty for a poll without an end.",
     )
 
     objects = QuestionQuerySet.as_manager()

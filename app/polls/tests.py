@@ -189,10 +189,7 @@ class ResultsTests(PollsTestCase):
         question.choices.filter(text="Coffee").update(votes=3)
         question.choices.filter(text="Tea").update(votes=1)
         page = self.client.get(reverse("polls:results", args=[question.pk]))
-        bars = [
-            (bar["choice"].text, bar["percent"], bar["leads"])
-            for bar in page.context["bars"]
-        ]
+        bars = [(bar["choice"].text, bar["percent"], bar["leads"]) for bar in page.context["bars"]]
         self.assertEqual(bars, [("Coffee", 75, True), ("Tea", 25, False)])
         self.assertContains(page, 'class="fill" width="75%"')
         self.assertContains(page, "4 votes")
@@ -233,9 +230,7 @@ class AdminTests(PollsTestCase):
         )
         self.assertRedirects(answer, reverse("admin:polls_question_changelist"))
         question = Question.objects.open().get()
-        self.assertQuerySetEqual(
-            question.choices.all(), ["Mountains", "Sea"], transform=str
-        )
+        self.assertQuerySetEqual(question.choices.all(), ["Mountains", "Sea"], transform=str)
 
 
 class PageTests(PollsTestCase):
