@@ -1,0 +1,222 @@
+"""Gather a build context on the control node and have the builder make the image (action side of ``build_image``)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.hostwright.django.plugins.module_utils.bootstrap import Base
+from ansible_collections.hostwright.django.plugins.module_utils.project import ProjectError, context_files, digest_of
+
+display = Display()
+
+SPEC = {
+    "name": {"type": "str", "required": True},
+    "tag": {"type": "str", "required": True},
+    "dockerfile": {"type": "str", "required": True},
+    "directories": {"type": "dict", "default": {}},
+    "texts": {"type": "dict", "default": {}},
+    "pip": {"type": "bool", "default": False},
+    "debian": {"type": "str", "default": "13", "choices": ["12", "13"]},
+    "packages": {"type": "list", "elements": "str", "default": []},
+    "build_packages": {"type": "list", "elements": "str", "default": []},
+    "mirror": {"type": "str", "default": ""},
+    "serial": {"type": "int", "default": 1},
+    "base": {"type": "str", "default": ""},
+    "platform": {"type": "str", "default": ""},
+    "labels": {"type": "dict", "default": {}},
+    "source_digest": {"type": "str", "default": ""},
+    "export": {"type": "bool", "default": True},
+    "archive_directory": {"type": "path", "required": True},
+}
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+PIP_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT", "PIP_RETRIES")
+CERTIFICATES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+KEPT_ARCHIVES = 3
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+    """Runs the module ``build_image`` on the builder: ask, bootstrap, build, export; each only when needed."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Make the image and its archive; return what is there and what was made.
+
+        Raises:
+            AnsibleActionFail: a directory of the context is missing or the builder refused.
+        """
+        super().run(tmp, task_vars)
+        _, options = self.validate_argument_spec(SPEC)
+        self._vars = task_vars or {}
+        try:
+            digest = _digest(options)
+        except (ProjectError, OSError) as error:
+            raise AnsibleActionFail(f"cannot read what {options['name']} is built from: {error}") from error
+        self._common = {
+            "reference": f"{options['name']}:{options['tag']}",
+            "digest": digest,
+            **{
+                key: options[key]
+                for key in ("debian", "packages", "build_packages", "mirror", "serial", "base", "platform")
+            },
+        }
+        state = self._module(phase="query")
+        changed = not state["present"]
+        diff = {
+            "before": f"{self._common['reference']} from source {state['digest'] or '(none)'}\n",
+            "after": f"{self._common['reference']} from source {digest}\n",
+        }
+        outcome = {"changed": changed, "source_digest": options["source_digest"], "diff": diff if changed else {}}
+        if changed and self._task.check_mode:
+            return {**_facts(state, digest), **outcome, "image_id": "", "layers": [], "archive": ""}
+        if changed:
+            if not state["base_present"]:
+                display.display("    bootstrapping the base from Debian's packages (under a minute) …")
+                self._module(phase="bootstrap")
+            display.display(f"    building {self._common['reference']} …")
+            with _context(options) as context, self._on_builder(context) as there:
+                state = self._module(
+                    phase="build", context=there, source_digest=options["source_digest"], labels=options["labels"]
+                )
+        archive = self._archive(Path(options["archive_directory"]).expanduser(), state) if options["export"] else ""
+        return {**_facts(state, digest), **outcome, "archive": str(archive)}
+
+    def _module(self, **arguments: Any) -> dict[str, Any]:
+        result: dict[str, Any] = self._execute_module(
+            module_name="hostwright.django.build_image",
+            module_args={**self._common, **arguments},
+            task_vars=self._vars,
+        )
+        if result.get("failed"):
+            raise AnsibleActionFail(result.get("msg", "the builder failed"), result=result)
+        return result
+
+    @property
+    def _local(self) -> bool:
+        return bool(self._connection.transport == "local")
+
+    @contextmanager
+    def _on_builder(self, context: Path) -> Iterator[str]:
+        """The context's path on the builder, for the time of the block."""
+        if self._local:
+            yield str(context)
+            return
+        directory = self._make_tmp_path()
+        self._connection._shell.tmpdir = directory
+        there = self._connection._shell.join_path(directory, "context.tar")
+        self._transfer_file(str(context), there)
+        self._fixup_perms2((directory, there))
+        yield there
+
+    def _archive(self, directory: Path, state: Mapping[str, Any]) -> Path:
+        """The image's archive on the control node, exported only once for each image."""
+        name, _, tag = self._common["reference"].rpartition(":")
+        directory = directory / re.sub(r"[^A-Za-z0-9._-]", "_", name)
+        target = directory / f"{tag}-{state['image_id'].removeprefix('sha256:')[:12]}.tar.gz"
+        if target.exists():
+            return target
+        directory.mkdir(parents=True, exist_ok=True)
+        display.display(f"    exporting {self._common['reference']} …")
+        partial = target.with_suffix(".part")
+        try:
+            if self._local:
+                self._module(phase="export", archive=str(partial.absolute()))
+            else:
+                exported = self._module(phase="export")
+                self._connection.fetch_file(exported["archive"], str(partial))
+                self._remove_tmp_path(exported["archive"], force=True)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        old = sorted(directory.glob("*.tar.gz"), key=lambda path: path.stat().st_mtime)
+        for path in old[:-KEPT_ARCHIVES]:
+            path.unlink()
+        return target
+
+
+def _facts(state: Mapping[str, Any], digest: str) -> dict[str, Any]:
+    keys = ("image_id", "layers", "size", "platform")
+    return {"digest": digest, "image": state["reference"], **{key: state.get(key) for key in keys}}
+
+
+def _digest(options: Mapping[str, Any]) -> str:
+    """SHA-256 of all that decides the image's content, not of what merely transports it (proxies, certificates)."""
+    base = Base(options["debian"], tuple(options["packages"]), serial=options["serial"])
+    build = Base(options["debian"], (*options["packages"], *options["build_packages"]), serial=options["serial"])
+    total = hashlib.sha256()
+    total.update("\0".join([options["dockerfile"], options["base"] or base.key, build.key]).encode())
+    for name, text in sorted(options["texts"].items()):
+        total.update(f"\0{name}\0{text}".encode())
+    for name, directory in sorted(options["directories"].items()):
+        root = Path(directory)
+        if not root.is_dir():
+            raise ProjectError(f"no directory {root} on the control node to build {options['name']} from")
+        total.update(f"\0{name}\0{digest_of(root, context_files(root))}".encode())
+    return total.hexdigest()
+
+
+@contextmanager
+def _context(options: Mapping[str, Any]) -> Iterator[Path]:
+    """The build context as a tar archive in a temporary directory that only this user reads."""
+    with tempfile.TemporaryDirectory(prefix="hostwright-context-") as directory:
+        root = Path(directory) / "context"
+        root.mkdir()
+        (root / "Dockerfile").write_text(options["dockerfile"])
+        for name, text in options["texts"].items():
+            (root / name).write_text(text)
+        for name, source in options["directories"].items():
+            for path in context_files(Path(source)):
+                target = root / name / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(Path(source) / path, target, follow_symlinks=False)
+            (root / name).mkdir(exist_ok=True)
+        if options["pip"]:
+            _put_pip(root / "build")
+        archive = Path(directory) / "context.tar"
+        with tarfile.open(archive, "w") as tar:
+            tar.add(root, arcname=".", filter=_as_root)
+        yield archive
+
+
+def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Owned by root, readable by the site's user and writable by nobody else, whatever the checkout's modes are."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+    return member
+
+
+def _put_pip(directory: Path) -> None:
+    """Put pip there, and how the control node reaches its package index; it stays in the build stages."""
+    try:
+        import pip
+    except ImportError as error:
+        raise AnsibleActionFail(
+            "pip is missing beside Ansible on the control node: run 'make demo' or install pip"
+        ) from error
+    lines = ["export PYTHONPATH=/build/pip", "export PIP_NO_CACHE_DIR=1"]
+    shutil.copytree(
+        Path(pip.__file__).parent, directory / "pip" / "pip", ignore=shutil.ignore_patterns("__pycache__", "*.exe")
+    )
+    for name in (*PIP_VARIABLES, *PROXIES):
+        if os.environ.get(name):
+            lines.append(f"export {name}='{os.environ[name].replace(chr(39), '')}'")
+    bundle = next((os.environ[name] for name in CERTIFICATES if os.environ.get(name)), None)
+    if bundle:
+        if not Path(bundle).is_file():
+            raise AnsibleActionFail(f"the certificates {bundle}, which PIP_CERT or SSL_CERT_FILE names, do not exist")
+        shutil.copyfile(bundle, directory / "certificates.pem")
+        lines += ["export PIP_CERT=/build/certificates.pem", "export SSL_CERT_FILE=/build/certificates.pem"]
+    (directory / "environment").write_text("".join(f"{line}\n" for line in lines))

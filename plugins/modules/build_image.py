@@ -1,0 +1,290 @@
+"""Build a site's or a service's image on the builder."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hostwright.django.plugins.module_utils.bootstrap import Base, BootstrapError, ensure_base
+from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
+
+DOCUMENTATION = r"""
+module: build_image
+short_description: Build an image from a context of the control node, once for each state of its source
+description:
+  - Gathers a build context on the control node, and has the machine that the task is delegated to (the builder)
+    bootstrap the base image from Debian's packages with mmdebstrap and build the image.
+  - The digest of everything that decides the image's content is kept as a label. While it is unchanged nothing is
+    built, and Docker's builder is not called at all.
+  - The image is exported once into a compressed archive on the control node, from which every host is served.
+  - pip's usual environment variables (C(PIP_INDEX_URL), C(PIP_CERT) and so on) and the proxy variables of the control
+    node are honoured in the build stages and leave no trace in the image.
+options:
+  name:
+    description: Name of the image.
+    type: str
+    required: true
+  tag:
+    description: Tag of the image; for a site its version.
+    type: str
+    required: true
+  dockerfile:
+    description: Text of the Dockerfile. The build arguments C(BASE) and C(BUILD_BASE) name the base images.
+    type: str
+    required: true
+  directories:
+    description: Directories of the control node to put into the context, by their name in it.
+    type: dict
+    default: {}
+  texts:
+    description: Text files to put into the context, by their name in it.
+    type: dict
+    default: {}
+  pip:
+    description: Whether the context gets C(build/) with pip and the control node's settings for it.
+    type: bool
+    default: false
+  debian:
+    description: Debian release of the bootstrapped base.
+    type: str
+    choices: ['12', '13']
+    default: '13'
+  packages:
+    description: Debian packages of the bootstrapped base.
+    type: list
+    elements: str
+    default: []
+  build_packages:
+    description: Debian packages that only the build stages have, for example a compiler.
+    type: list
+    elements: str
+    default: []
+  mirror:
+    description: Debian mirror. Empty leaves it to mmdebstrap.
+    type: str
+    default: ''
+  serial:
+    description: Raise it to bootstrap the base anew, with today's packages.
+    type: int
+    default: 1
+  base:
+    description: A registry image to start from instead of a bootstrapped base.
+    type: str
+    default: ''
+  platform:
+    description: Machine (C(x86_64), C(aarch64)) the image must be for. Empty takes the builder's.
+    type: str
+    default: ''
+  labels:
+    description: Labels of the image.
+    type: dict
+    default: {}
+  export:
+    description: Whether to export the image to the control node; not needed where only the builder runs it.
+    type: bool
+    default: true
+  source_digest:
+    description: Digest of the source alone, kept as a label. An image changes under its tag for other reasons too.
+    type: str
+    default: ''
+  archive_directory:
+    description: Directory of the control node that keeps the exported archives.
+    type: path
+    required: true
+attributes:
+  check_mode:
+    description: Says whether the image would be built.
+    support: full
+author: Hostwright contributors
+"""
+
+EXAMPLES = r"""
+- name: Build the site's image
+  hostwright.django.build_image:
+    name: polls
+    tag: "1.0"
+    dockerfile: "{{ lookup('ansible.builtin.template', 'Dockerfile.j2') }}"
+    directories:
+      source: ../app
+    packages: [python3]
+    archive_directory: ~/.cache/hostwright
+  delegate_to: workstation
+  run_once: true
+"""
+
+RETURN = r"""
+image:
+  description: The image's full name.
+  type: str
+  returned: success
+image_id:
+  description: The builder's id of the image; empty if it would be built in check mode.
+  type: str
+  returned: success
+digest:
+  description: SHA-256 of all that decides the image's content.
+  type: str
+  returned: success
+source_digest:
+  description: Digest of the source alone, as given.
+  type: str
+  returned: success
+layers:
+  description: Diff ids of the layers, bottom up.
+  type: list
+  returned: success
+archive:
+  description: Path on the control node of the exported image.
+  type: str
+  returned: success
+size:
+  description: Uncompressed size in bytes.
+  type: int
+  returned: success
+platform:
+  description: Machine the image runs on.
+  type: str
+  returned: success
+"""
+
+DIGEST_LABEL = "org.hostwright.build-digest"
+SOURCE_LABEL = "org.hostwright.source-digest"
+BUILDER_LINE = re.compile(
+    r"\s*---> |Step \d+/\d+ |Removing intermediate container|DEPRECATED: |\s+Install the buildx|\s+https://docs.docker.com/go/buildx"
+    r"|Sending build context|The command '/bin/sh"
+)
+
+
+def query(engine: Engine, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Whether the builder has the image from that very source, and the base images to build it."""
+    image = engine.image(parameters["reference"])
+    found = image.labels.get(DIGEST_LABEL, "") if image else ""
+    bases = [base for base in bases_of(parameters).values() if isinstance(base, Base)]
+    return {
+        "reference": parameters["reference"],
+        "present": found == parameters["digest"],
+        "digest": found,
+        "base_present": all(engine.image(base.tag) for base in bases),
+        "image_id": image.id if image else "",
+        "layers": list(image.layers) if image else [],
+        "size": image.size if image else 0,
+        "platform": platform.machine(),
+    }
+
+
+def bases_of(parameters: dict[str, Any]) -> dict[str, Base | str]:
+    """The two base images, each a named one or one to bootstrap."""
+    if parameters["base"]:
+        return {"BASE": parameters["base"], "BUILD_BASE": parameters["base"]}
+
+    def base(packages: list[str]) -> Base:
+        return Base(parameters["debian"], tuple(sorted(set(packages))), parameters["mirror"], parameters["serial"])
+
+    packages = parameters["packages"]
+    return {"BASE": base(packages), "BUILD_BASE": base([*packages, *parameters["build_packages"]])}
+
+
+def build(parameters: dict[str, Any]) -> None:
+    """Run Docker's builder on the context.
+
+    Raises:
+        EngineError: the build failed; the message ends with the end of what it printed.
+    """
+    with tempfile.TemporaryDirectory(prefix="hostwright-build-") as directory:
+        shutil.unpack_archive(parameters["context"], directory, "tar")
+        command = ["docker", "build", "--network", "host", "--tag", parameters["reference"]]
+        for name, base in bases_of(parameters).items():
+            command += ["--build-arg", f"{name}={base.tag if isinstance(base, Base) else base}"]
+        labels = {"hostwright": "image", DIGEST_LABEL: parameters["digest"], **parameters["labels"]}
+        if parameters["source_digest"]:
+            labels[SOURCE_LABEL] = parameters["source_digest"]
+        for name, value in labels.items():
+            command += ["--label", f"{name}={value}"]
+        environment = {**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "BUILDKIT_PROGRESS": "plain"}
+        done = subprocess.run(
+            [*command, directory],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode != 0:
+            tail = "\n".join(said(done.stdout.decode(errors="replace"))[-20:])
+            raise EngineError(f"{parameters['reference']} was not built; the end of what the build printed:\n{tail}")
+
+
+def said(output: str) -> list[str]:
+    """What the commands of a build printed: its output without colours and without the builder's own lines."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in output.splitlines()]
+    return [line for line in lines if line and not BUILDER_LINE.match(line)]
+
+
+def export(parameters: dict[str, Any]) -> str:
+    """Write the image as a gzip-compressed archive, which every supported Engine loads, and return its path."""
+    target = parameters["archive"] or tempfile.mkstemp(prefix="hostwright-image-", suffix=".tar.gz")[1]
+    with subprocess.Popen(["docker", "save", parameters["reference"]], stdout=subprocess.PIPE) as saving:
+        if saving.stdout is None:
+            raise EngineError("docker save has no output")
+        with gzip.open(target, "wb", compresslevel=1) as out:
+            shutil.copyfileobj(saving.stdout, out, 1 << 20)
+    if saving.returncode != 0:
+        Path(target).unlink()
+        raise EngineError(f"docker save {parameters['reference']} failed ({saving.returncode})")
+    return str(target)
+
+
+def main() -> None:
+    """Entry point of the module; the phases are chosen by the action plugin of the same name."""
+    module = AnsibleModule(
+        argument_spec={
+            "phase": {"type": "str", "required": True, "choices": ["query", "bootstrap", "build", "export"]},
+            "reference": {"type": "str", "required": True},
+            "digest": {"type": "str", "required": True},
+            "debian": {"type": "str", "required": True},
+            "packages": {"type": "list", "elements": "str", "required": True},
+            "build_packages": {"type": "list", "elements": "str", "required": True},
+            "mirror": {"type": "str", "required": True},
+            "serial": {"type": "int", "required": True},
+            "base": {"type": "str", "required": True},
+            "platform": {"type": "str", "required": True},
+            "labels": {"type": "dict", "default": {}},
+            "source_digest": {"type": "str", "default": ""},
+            "context": {"type": "path"},
+            "archive": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    parameters = module.params
+    engine = Engine()
+    try:
+        machine = platform.machine()
+        if parameters["platform"] and parameters["platform"] != machine:
+            module.fail_json(
+                msg=f"the image must be for {parameters['platform']}, but the builder is {machine}: name a builder of "
+                "that kind with image_builder"
+            )
+        result: dict[str, Any] = {}
+        if parameters["phase"] == "bootstrap":
+            for base in bases_of(parameters).values():
+                if isinstance(base, Base):
+                    ensure_base(engine, base)
+        elif parameters["phase"] == "build":
+            build(parameters)
+        elif parameters["phase"] == "export":
+            result["archive"] = export(parameters)
+        module.exit_json(changed=False, **{**query(engine, parameters), **result})
+    except (EngineError, BootstrapError, OSError) as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Collect the static files while the image is built, in two parts: what changes rarely, and the project's own."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hostwright import project
+from hostwright.errors import ProjectError
+
+_COMPRESSED = (".gz", ".br", ".zst")
+
+
+def collect(output: Path, requirements: Path) -> dict[str, Any]:
+    """Run Django's collectstatic and split what it collects.
+
+    Args:
+        output: gets ``vendor`` (files of the requirements, such as the admin's) and ``site`` (all others, and the
+            manifest of hashed names). Both are replaced.
+        requirements: the directory of the project's requirements.
+
+    Returns:
+        Numbers of files by part.
+
+    Raises:
+        ProjectError: collectstatic fails; says which file.
+    """
+    project.setup()
+    from django.apps import apps
+
+    parts = {name: output / name for name in ("vendor", "site")}
+    for part in parts.values():
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    if not apps.is_installed("django.contrib.staticfiles"):
+        return {"vendor": 0, "site": 0, "note": "django.contrib.staticfiles is not installed: nothing to collect"}
+    with tempfile.TemporaryDirectory(dir=output, prefix=".collect-") as temporary:
+        root = Path(temporary)
+        hashed = _collect_into(root)
+        return _split(root, parts, _sources(), hashed, requirements.resolve())
+
+
+def _collect_into(root: Path) -> dict[str, str]:
+    """Fill a directory; return original names by hashed name."""
+    from django.conf import settings
+    from django.contrib.staticfiles.storage import staticfiles_storage
+    from django.core.files.storage import FileSystemStorage
+    from django.core.management import call_command
+
+    settings.STATIC_ROOT = str(root)
+    storage: Any = staticfiles_storage
+    if not isinstance(storage, FileSystemStorage):
+        raise ProjectError(
+            f"The static files storage {type(storage).__name__} does not put files into STATIC_ROOT: "
+            "Nginx could not serve them. Use Django's StaticFilesStorage or ManifestStaticFilesStorage."
+        )
+    if Path(storage.location) != root:
+        raise ProjectError(
+            f"STORAGES['staticfiles'] sets its own location ({storage.location}): leave it to STATIC_ROOT."
+        )
+    with project.explained("collectstatic"):
+        call_command("collectstatic", interactive=False, verbosity=0)
+    names: Mapping[str, str] = getattr(storage, "hashed_files", {})
+    return {hashed: original for original, hashed in names.items()}
+
+
+def _sources() -> dict[str, Path]:
+    """Find the source of each static file, by its name; the first finder wins, as in collectstatic."""
+    from django.contrib.staticfiles.finders import get_finders
+
+    found: dict[str, Path] = {}
+    for finder in get_finders():
+        for path, storage in finder.list([]):
+            prefix = getattr(storage, "prefix", None)
+            name = Path(prefix, path) if prefix else Path(path)
+            found.setdefault(name.as_posix(), Path(storage.path(path)))
+    return found
+
+
+def _split(
+    root: Path, parts: Mapping[str, Path], sources: Mapping[str, Path], hashed: Mapping[str, str], requirements: Path
+) -> dict[str, Any]:
+    counts = dict.fromkeys(parts, 0)
+    newest = max((path.stat().st_mtime for path in sources.values()), default=0.0)
+    for path in sorted(root.rglob("*")):
+        if not path.is_file():
+            continue
+        name = path.relative_to(root).as_posix()
+        source = _source(name, sources, hashed)
+        part = "vendor" if source is not None and source.resolve().is_relative_to(requirements) else "site"
+        target = parts[part] / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+        # The source's time, so that Last-Modified and ETag stay the same over builds.
+        modified = source.stat().st_mtime if source is not None else newest
+        os.utime(target, (modified, modified))
+        target.chmod(0o644)
+        counts[part] += 1
+    for top in parts.values():
+        for directory in (top, *(path for path in top.rglob("*") if path.is_dir())):
+            directory.chmod(0o755)
+            os.utime(directory, (newest, newest))
+    return counts
+
+
+def _source(name: str, sources: Mapping[str, Path], hashed: Mapping[str, str]) -> Path | None:
+    for candidate in (name, *(name.removesuffix(suffix) for suffix in _COMPRESSED if name.endswith(suffix))):
+        original = hashed.get(candidate, candidate)
+        if original in sources:
+            return sources[original]
+    return None

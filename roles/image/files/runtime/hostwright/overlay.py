@@ -1,0 +1,133 @@
+"""What the deployment decides in a project's settings, as a pure function."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hostwright.configuration import Configuration
+from hostwright.errors import ProjectError
+
+OLDEST_DJANGO = (5, 1)
+
+
+def overlay(project: Mapping[str, Any], configuration: Configuration | None, secret_key: str) -> dict[str, Any]:
+    """Say which settings differ from the project's own.
+
+    Args:
+        project: the project's settings by name; not changed.
+        configuration: None while an image is built.
+        secret_key: the site's.
+
+    Returns:
+        The settings to put over the project's.
+    """
+    if configuration is not None and not configuration.production:
+        return _development(project, configuration, secret_key)
+    decided: dict[str, Any] = {"DEBUG": False, "SECRET_KEY": secret_key, "ALLOWED_HOSTS": ["*"]}
+    databases = project.get("DATABASES") or {}
+    if list(databases) == ["default"] and is_sqlite(databases["default"]):
+        decided["DATABASES"] = {"default": database(databases["default"], configuration)}
+    decided["STATIC_ROOT"] = str(Configuration.static_root)
+    if configuration is None:
+        return decided
+    decided["DEBUG"] = configuration.debug
+    decided["ALLOWED_HOSTS"] = list(configuration.allowed_hosts)
+    decided["CSRF_TRUSTED_ORIGINS"] = trusted_origins(project.get("CSRF_TRUSTED_ORIGINS") or (), configuration)
+    decided["SECURE_PROXY_SSL_HEADER"] = ("HTTP_X_FORWARDED_PROTO", "https")
+    decided["STATIC_ROOT"] = str(configuration.static_root)
+    if configuration.static_url is not None:
+        decided["STATIC_URL"] = configuration.static_url
+    if configuration.media_root is not None:
+        decided["MEDIA_ROOT"] = str(configuration.media_root)
+    if not project.get("LOGGING"):
+        decided["LOGGING"] = logging_to_stdout(with_mail=bool(project.get("ADMINS")))
+    return decided
+
+
+def _development(project: Mapping[str, Any], configuration: Configuration, secret_key: str) -> dict[str, Any]:
+    decided: dict[str, Any] = {"DEBUG": configuration.debug, "ALLOWED_HOSTS": ["*"]}
+    if not project.get("SECRET_KEY"):
+        decided["SECRET_KEY"] = secret_key
+    return decided
+
+
+def is_sqlite(database_settings: Mapping[str, Any]) -> bool:
+    """Tell whether an entry of DATABASES is a SQLite database, by the name of its engine."""
+    engine = str(database_settings.get("ENGINE", ""))
+    return engine.endswith((".sqlite3", ".spatialite"))
+
+
+def database(project: Mapping[str, Any], configuration: Configuration | None) -> dict[str, Any]:
+    """Point the project's database at the release's generation, with settings that hold under load (DESIGN §8).
+
+    Args:
+        project: DATABASES["default"]; its other options stay.
+        configuration: None gives a database in memory, for the build.
+    """
+    if configuration is None:
+        return {**project, "NAME": ":memory:"}
+    sqlite = configuration.sqlite
+    options = dict(project.get("OPTIONS") or {})
+    pragmas = (
+        f"PRAGMA busy_timeout={sqlite.busy_timeout}",
+        "PRAGMA journal_mode=WAL",
+        f"PRAGMA synchronous={sqlite.synchronous}",
+        f"PRAGMA mmap_size={sqlite.mmap_size}",
+        f"PRAGMA journal_size_limit={sqlite.journal_size_limit}",
+    )
+    theirs = str(options.get("init_command") or "").strip().rstrip(";")
+    options["init_command"] = "; ".join((theirs, *pragmas) if theirs else pragmas)
+    options["timeout"] = sqlite.busy_timeout / 1000
+    if not options.get("transaction_mode"):
+        options["transaction_mode"] = "IMMEDIATE"
+    # Persistent unless the project says otherwise: the last connection to close checkpoints and removes the WAL, so
+    # that one a request would do it a request (measured: 2.2 times the reads and 3.4 times the writes without).
+    return {"CONN_MAX_AGE": None, **project, "NAME": str(configuration.require_database()), "OPTIONS": options}
+
+
+def trusted_origins(project: Iterable[str], configuration: Configuration) -> list[str]:
+    """Add the site's own origins to the project's CSRF_TRUSTED_ORIGINS."""
+    origins = list(project)
+    for host in configuration.allowed_hosts:
+        if host != "*":
+            origin = f"{configuration.scheme}://{'*' + host if host.startswith('.') else host}"
+            if origin not in origins:
+                origins.append(origin)
+    return origins
+
+
+def logging_to_stdout(with_mail: bool) -> dict[str, Any]:
+    """Build a LOGGING for a project without one: Django's default shows no error once DEBUG is off.
+
+    Args:
+        with_mail: keep Django's mails to ADMINS.
+    """
+    handlers: dict[str, Any] = {
+        "stdout": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stdout"}
+    }
+    if with_mail:
+        handlers["mail_admins"] = {"class": "django.utils.log.AdminEmailHandler", "level": "ERROR"}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"format": "[{levelname}] {name}: {message}", "style": "{"}},
+        "handlers": handlers,
+        "root": {"handlers": ["stdout"], "level": "INFO"},
+        "loggers": {"django": {"handlers": list(handlers), "level": "INFO", "propagate": False}},
+    }
+
+
+def require_django(version: tuple[int, ...], text: str) -> None:
+    """Refuse a Django that is too old.
+
+    Args:
+        version: ``django.VERSION``.
+        text: the same as people write it.
+
+    Raises:
+        ProjectError: it lacks transaction_mode and init_command for SQLite, which came with Django 5.1.
+    """
+    if version[:2] < OLDEST_DJANGO:
+        raise ProjectError(
+            f"Django {text} is too old: Hostwright needs Django 5.1 or newer, the first whose SQLite backend knows "
+            '"transaction_mode" and "init_command". Raise it in the project\'s requirements (5.2 is the LTS release).'
+        )

@@ -1,0 +1,122 @@
+"""Check that a project can be deployed, before anything changes."""
+
+import importlib
+import os
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hostwright
+from hostwright import project, sqlite
+from hostwright.errors import ProjectError
+from hostwright.overlay import is_sqlite, require_django
+
+_ASSIGNS_SETTINGS = re.compile(r"""^\s*os\.environ\[\s*["']DJANGO_SETTINGS_MODULE["']\s*\]\s*=[^=]""", re.MULTILINE)
+
+
+def preflight(pending: bool = False) -> dict[str, Any]:
+    """Import everything that the site will import, and look at it.
+
+    Args:
+        pending: add what ``migrations.pending`` says, which needs Django set up as well.
+
+    Returns:
+        For one line of JSON: versions, databases, URLs, warnings.
+
+    Raises:
+        ProjectError: the project cannot be deployed, and why.
+    """
+    library = sqlite.require_safe()
+    try:
+        import django
+    except ModuleNotFoundError as error:
+        raise ProjectError("Django is not installed in the image: the project's requirements must name it.") from error
+    require_django(django.VERSION, django.get_version())
+
+    with project.explained("the settings"):
+        settings = project.load_settings()
+    require_sqlite(settings.DATABASES)
+    project.setup()
+    _run_checks()
+    with project.explained(f"the URLconf {settings.ROOT_URLCONF}"):
+        importlib.import_module(settings.ROOT_URLCONF)
+    with project.explained("the WSGI application"):
+        project.wsgi_application()
+
+    found: dict[str, Any] = {
+        "hostwright": hostwright.__version__,
+        "django": django.get_version(),
+        "python": platform.python_version(),
+        "sqlite": library,
+        "settings": os.environ.get("HOSTWRIGHT_SETTINGS") or settings.SETTINGS_MODULE,
+        "overlay": settings.SETTINGS_MODULE == "hostwright.settings",
+        "wsgi": os.environ.get("HOSTWRIGHT_WSGI") or settings.WSGI_APPLICATION,
+        "databases": {alias: {"engine": entry["ENGINE"]} for alias, entry in settings.DATABASES.items()},
+        "static_url": _url(settings.STATIC_URL),
+        "media_url": _url(settings.MEDIA_URL),
+        "warnings": warnings(Path.cwd()),
+    }
+    if pending:
+        from hostwright import migrations
+
+        found |= migrations.pending()
+    return found
+
+
+def require_sqlite(databases: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse anything but one SQLite database.
+
+    Args:
+        databases: the DATABASES setting.
+
+    Raises:
+        ProjectError: names the aliases and engines that the project has.
+    """
+    found = ", ".join(f"{alias}: {entry.get('ENGINE') or 'no engine'}" for alias, entry in databases.items())
+    real = {alias: entry for alias, entry in databases.items() if entry.get("ENGINE") != "django.db.backends.dummy"}
+    if not real:
+        raise ProjectError(
+            "The project's settings define no database: Hostwright deploys sites with one SQLite database."
+        )
+    if list(real) != ["default"] or not is_sqlite(real["default"]):
+        raise ProjectError(
+            f"DATABASES has {found}: Hostwright deploys sites with one SQLite database "
+            "(default: django.db.backends.sqlite3) and never replaces another one."
+        )
+
+
+def warnings(root: Path) -> list[str]:
+    """Name what works, but not as the user may expect.
+
+    Args:
+        root: the project's directory.
+    """
+    try:
+        manage = (root / "manage.py").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    if _ASSIGNS_SETTINGS.search(manage):
+        return [
+            (
+                "manage.py assigns os.environ['DJANGO_SETTINGS_MODULE']: management commands would not use the site's "
+                "database. Write os.environ.setdefault('DJANGO_SETTINGS_MODULE', …), as startproject does."
+            )
+        ]
+    return []
+
+
+def _url(setting: str | None) -> str | None:
+    # An empty MEDIA_URL reads as "/", the script's prefix: there is none.
+    return None if setting in (None, "", "/") else setting
+
+
+def _run_checks() -> None:
+    from django.core import checks
+
+    with project.explained("Django's system checks"):
+        errors = [message for message in checks.run_checks() if message.is_serious() and not message.is_silenced()]
+    if errors:
+        lines = "\n".join(f"  {message}" for message in errors)
+        raise ProjectError(f"Django's system checks find {len(errors)} error(s) in the project:\n{lines}")

@@ -1,0 +1,85 @@
+"""Run the WSGI server on the release's socket."""
+
+import os
+import socket
+import stat
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from hostwright import configuration, sqlite
+from hostwright.configuration import Configuration
+from hostwright.errors import BusyError, ConfigurationError
+
+
+def serve() -> NoReturn:
+    """Replace this process by the server, so that it gets the container's signals itself."""
+    release = configuration.require()
+    sqlite.require_safe()
+    remove_stale_socket(release.require_socket())
+    os.umask(0o027)
+    os.execv(sys.executable, command(release))  # noqa: S606 (the server gets the signals)
+
+
+def command(release: Configuration) -> list[str]:
+    """Build the command line of Granian.
+
+    SIGTERM ends it gracefully: it accepts nothing new, and a worker ends after its last request, or is killed
+    after ``stop_timeout``. Nginx keeps the access log.
+    """
+    server = release.server
+    return [
+        sys.executable, "-m", "granian",
+        "--interface", "wsgi",
+        "--http", "1",
+        "--no-ws",
+        "--uds", str(release.require_socket()),
+        "--uds-permissions", "0660",
+        "--workers", str(server.workers),
+        "--blocking-threads", str(server.threads),
+        "--backlog", str(server.backlog),
+        "--workers-kill-timeout", str(server.stop_timeout),
+        "--respawn-failed-workers",
+        "--log-level", "info",
+        "--no-access-log",
+        "hostwright.wsgi:application",
+    ]  # fmt: skip
+
+
+def remove_stale_socket(path: Path) -> None:
+    """Remove the socket that a killed server left: Granian would not start beside it.
+
+    Raises:
+        BusyError: a server answers on it.
+        ConfigurationError: the directory is missing or not writable, or the path is no socket.
+    """
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"{path.parent}: the socket's directory is missing, or user {os.getuid()} cannot write there."
+        )
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigurationError(f"{path}: is no socket; the server will not remove it.")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        try:
+            client.connect(str(path))
+        except OSError:
+            path.unlink()
+            return
+    raise BusyError(f"{path}: another server answers on this socket.")
+
+
+def develop(port: int) -> NoReturn:
+    """Migrate the development database, then replace this process by Django's server, which reloads on a save.
+
+    Args:
+        port: TCP, on all addresses of the container.
+    """
+    from hostwright import migrations
+
+    migrations.migrate()
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "manage.py", "runserver", f"0.0.0.0:{port}"])  # noqa: S606

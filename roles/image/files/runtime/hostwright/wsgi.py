@@ -1,0 +1,102 @@
+"""The WSGI application that the server runs: the project's own, and the answer to the readiness probe."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from hostwright import migrations, project
+from hostwright.errors import HostwrightError
+from hostwright.probe import READY_PATH
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+class Readiness:
+    """Answer the readiness probe and leave every other request to the project."""
+
+    def __init__(self, application: Application, unready: Callable[[], str | None]) -> None:
+        """Wrap a project's application.
+
+        Args:
+            application: the project's.
+            unready: returns why the site cannot serve, or None if it can.
+        """
+        self._application = application
+        self._unready = unready
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Handle one request (PEP 3333)."""
+        if environ.get("PATH_INFO") != READY_PATH:
+            return self._application(environ, start_response)
+        reason = self._unready()
+        status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
+        answer = {"status": "unready", "reason": reason} if reason else {"status": "ready"}
+        body = json.dumps(answer).encode() + b"\n"
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+        ]
+        start_response(f"{status.value} {status.phrase}", headers)
+        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
+
+
+class DatabaseCheck:
+    """Tell whether the site's database opens and is migrated.
+
+    That nothing is pending is looked up until it is true once: a database's migrations do not go back under a
+    running release.
+    """
+
+    def __init__(self) -> None:
+        """Begin with everything unknown."""
+        self._migrated = False
+
+    def __call__(self) -> str | None:
+        """Return the reason why the site cannot serve, or None."""
+        from django.db import DatabaseError, close_old_connections, connections
+
+        connection = connections["default"]
+        if not connection.is_in_memory_db() and not Path(connection.settings_dict["NAME"]).exists():
+            return f"the database {connection.settings_dict['NAME']} does not exist"
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT count(*) FROM sqlite_schema")
+                cursor.fetchone()
+            if not self._migrated:
+                left = migrations.pending()["pending"]
+                if left:
+                    return f"pending migrations: {', '.join(left)}"
+                self._migrated = True
+        except (DatabaseError, HostwrightError) as error:
+            return f"the database does not open: {error}"
+        finally:
+            close_old_connections()
+        return None
+
+
+def load() -> Readiness:
+    """Import the project's application; where that fails say so in one message and end the whole server.
+
+    Granian would start the worker again and again, and fill the log with tracebacks.
+    """
+    try:
+        with project.explained("the WSGI application"):
+            return Readiness(project.wsgi_application(), DatabaseCheck())
+    except HostwrightError as error:
+        print(f"hostwright serve: {error}", file=sys.stderr, flush=True)
+        server = multiprocessing.parent_process()
+        if server is not None and server.pid is not None:
+            os.kill(server.pid, signal.SIGTERM)
+        raise SystemExit(error.exit_status) from error
+
+
+application = load()

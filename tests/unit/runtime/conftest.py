@@ -1,0 +1,267 @@
+"""A small image without Docker: an interpreter that starts as the image's does, real projects, real databases."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import django
+import pytest
+
+RUNTIME = Path(__file__).resolve().parents[3] / "roles" / "image" / "files" / "runtime"
+sys.path.insert(0, str(RUNTIME))
+
+# sqlite first: it puts the safe SQLite in place before the tests import sqlite3.
+from hostwright import install, sqlite  # noqa: E402
+
+SETTINGS = """
+    from pathlib import Path
+    BASE_DIR = Path(__file__).resolve().parent.parent
+    SECRET_KEY = "insecure"
+    DEBUG = True
+    ALLOWED_HOSTS = []
+    INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.staticfiles", "notes"]
+    MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
+    ROOT_URLCONF = "mysite.urls"
+    WSGI_APPLICATION = "mysite.wsgi.application"
+    DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}}
+    STATIC_URL = "static/"
+    DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+"""
+FILES = {
+    "manage.py": """
+        import os, sys
+        from django.core.management import execute_from_command_line
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite.settings")
+        execute_from_command_line(sys.argv)
+    """,
+    "mysite/__init__.py": "",
+    "mysite/settings.py": SETTINGS,
+    "mysite/wsgi.py": """
+        import os
+        from django.core.wsgi import get_wsgi_application
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite.settings")
+        application = get_wsgi_application()
+    """,
+    "mysite/urls.py": """
+        import os, time
+        from django.http import HttpResponse
+        from django.urls import path
+        from notes.models import Note
+
+        def index(request):
+            return HttpResponse(f"{Note.objects.count()} notes for {request.build_absolute_uri('/')}")
+
+        def slow(request):
+            time.sleep(float(request.GET["seconds"]))
+            Note.objects.create(text="slow")
+            return HttpResponse(f"slow {os.getpid()}")
+
+        def broken(request):
+            raise RuntimeError("broken on purpose")
+
+        urlpatterns = [path("", index), path("slow", slow), path("broken", broken)]
+    """,
+    "notes/__init__.py": "",
+    "notes/models.py": """
+        from django.db import models
+
+        class Note(models.Model):
+            text = models.TextField()
+    """,
+    "notes/migrations/__init__.py": "",
+    "notes/migrations/0001_initial.py": """
+        from django.db import migrations, models
+
+        class Migration(migrations.Migration):
+            initial = True
+            dependencies = []
+            operations = [
+                migrations.CreateModel(
+                    "Note", [("id", models.BigAutoField(primary_key=True)), ("text", models.TextField())]
+                )
+            ]
+    """,
+    "notes/static/notes/notes.css": "body { color: #333 }\n",
+}
+
+
+assert sqlite.replace()
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that hostwright.pth prepares, as in an image."""
+    root = tmp_path_factory.mktemp("image")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(root / "venv")], check=True)
+    interpreter = root / "venv" / "bin" / "python"
+    prefix = root / "opt"
+    prefix.mkdir()
+    packages = Path(django.__file__).parents[1]
+    (prefix / "requirements").symlink_to(packages)
+    (prefix / "server").symlink_to(packages)
+    (prefix / "runtime").symlink_to(RUNTIME)
+    directory = subprocess.run(
+        [interpreter, "-c", "import site; print(site.getsitepackages()[0])"], check=True, capture_output=True, text=True
+    )
+    Path(directory.stdout.strip(), "hostwright.pth").write_text(install.pth(prefix), encoding="utf-8")
+    return interpreter
+
+
+@dataclass
+class Release:
+    """A project, and a release of it below a temporary directory instead of /site."""
+
+    root: Path
+    python: Path
+    configuration: dict[str, Any] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def project(self) -> Path:
+        """The project's source."""
+        return self.root / "app"
+
+    @property
+    def database(self) -> Path:
+        """The release's database."""
+        return self.root / "databases" / "1" / "db.sqlite3"
+
+    @property
+    def socket(self) -> Path:
+        """Where the release serves."""
+        return self.root / "run" / "app.sock"
+
+    @property
+    def record(self) -> Path:
+        """The release's immutable record."""
+        return self.root / "run" / "release.json"
+
+    @property
+    def backups(self) -> Path:
+        """Where backups go."""
+        return self.root / "backups"
+
+    def write(self, files: dict[str, str]) -> None:
+        """Write files of the project."""
+        for name, text in files.items():
+            path = self.project / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(text), encoding="utf-8")
+
+    def settings(self, addition: str) -> None:
+        """Add lines to the project's settings."""
+        self.write({"mysite/settings.py": textwrap.dedent(SETTINGS) + textwrap.dedent(addition)})
+
+    def save(self) -> Path:
+        """Write the configuration file."""
+        path = self.root / "configuration.json"
+        path.write_text(json.dumps(self.configuration), encoding="utf-8")
+        return path
+
+    def environment(self, configured: bool = True) -> dict[str, str]:
+        """Return the variables that the image and the container set."""
+        found = {
+            name: value for name, value in os.environ.items() if not name.startswith(("DJANGO", "HOSTWRIGHT", "SECRET"))
+        }
+        found |= {
+            "DJANGO_SETTINGS_MODULE": "hostwright.settings",
+            "HOSTWRIGHT_SETTINGS": "mysite.settings",
+            "HOSTWRIGHT_WSGI": "mysite.wsgi.application",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        if configured:
+            found["HOSTWRIGHT_CONFIG"] = str(self.save())
+        return found | self.variables
+
+    def command(self, *words: str | Path, configured: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the image's Python in the project's directory."""
+        return subprocess.run(
+            [self.python, *words],
+            cwd=self.project,
+            env=self.environment(configured),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def verb(self, *words: str | Path, configured: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a verb of the runtime."""
+        return self.command("-m", "hostwright", *words, configured=configured)
+
+    def answer(self, *words: str | Path, configured: bool = True) -> Any:
+        """Run a verb that must succeed; return its JSON."""
+        result = self.verb(*words, configured=configured)
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout.splitlines()[-1])
+
+    def shell(self, code: str, configured: bool = True) -> str:
+        """Run code with Django set up, as management commands do; return what it prints."""
+        result = self.command("manage.py", "shell", "-c", code, configured=configured)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def release(tmp_path: Path, python: Path) -> Release:
+    """Return an unmodified project with its configuration; nothing is migrated yet."""
+    made = Release(tmp_path, python)
+    made.write(FILES)
+    for directory in ("run", "secrets", "media", "backups"):
+        (tmp_path / directory).mkdir()
+    (tmp_path / "secrets" / "secret_key").write_text("the-site's-key\n", encoding="utf-8")
+    record = {"site": "notes", "release": 1, "generation": 1, "version": "1.0", "image": "notes:1.0"}
+    made.record.write_text(json.dumps(record), encoding="utf-8")
+    made.configuration = {
+        "environment": "production",
+        "debug": False,
+        "database": str(made.database),
+        "secret_key_file": str(tmp_path / "secrets" / "secret_key"),
+        "secrets_directory": str(tmp_path / "secrets"),
+        "allowed_hosts": ["notes.example.org", ".example.net"],
+        "scheme": "https",
+        "static_url": None,
+        "media_root": str(tmp_path / "media"),
+        "sqlite": {"synchronous": "NORMAL", "busy_timeout": 4000, "mmap_size": 0, "journal_size_limit": 1048576},
+        "server": {"workers": 1, "threads": 2, "backlog": 256, "socket": str(made.socket), "stop_timeout": 10},
+        "health_path": "/",
+        "environment_variables": {"COLOUR": "blue"},
+    }
+    return made
+
+
+@pytest.fixture
+def serve(release: Release) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Return a function that starts the server; whatever still runs at the end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [release.python, "-m", "hostwright", "serve"],
+            cwd=release.project,
+            env=release.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()

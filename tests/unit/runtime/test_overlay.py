@@ -1,0 +1,129 @@
+"""The overlay decides what the deployment decides, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostwright.configuration import Configuration
+from hostwright.errors import ProjectError
+from hostwright.overlay import overlay, require_django
+
+RELEASE = Configuration(
+    environment="production",
+    database=Path("/site/data/databases/3/db.sqlite3"),
+    allowed_hosts=("example.org", ".example.net"),
+    scheme="https",
+    media_root=Path("/site/media"),
+)
+
+
+def project(**settings: Any) -> dict[str, Any]:
+    return {
+        "DATABASES": {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": Path("/app/db.sqlite3")}},
+        **settings,
+    }
+
+
+def test_production() -> None:
+    given = project(DEBUG=True, CSRF_TRUSTED_ORIGINS=["https://cdn.example.org"])
+    decided = overlay(given, RELEASE, "key")
+    assert decided.keys() == {
+        "DEBUG", "SECRET_KEY", "ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "SECURE_PROXY_SSL_HEADER", "DATABASES",
+        "STATIC_ROOT", "MEDIA_ROOT", "LOGGING",
+    }  # fmt: skip
+    assert decided["DEBUG"] is False
+    assert decided["SECRET_KEY"] == "key"
+    assert decided["ALLOWED_HOSTS"] == ["example.org", ".example.net"]
+    assert decided["CSRF_TRUSTED_ORIGINS"] == [
+        "https://cdn.example.org",
+        "https://example.org",
+        "https://*.example.net",
+    ]
+    assert decided["SECURE_PROXY_SSL_HEADER"] == ("HTTP_X_FORWARDED_PROTO", "https")
+    assert (decided["STATIC_ROOT"], decided["MEDIA_ROOT"]) == ("/opt/hostwright/static", "/site/media")
+    assert given["DEBUG"] is True
+
+
+def test_static_url_only_where_the_deployment_gives_one() -> None:
+    assert "STATIC_URL" not in overlay(project(), RELEASE, "key")
+    assert overlay(project(), replace(RELEASE, static_url="/s/"), "key")["STATIC_URL"] == "/s/"
+
+
+def test_the_database_keeps_what_the_project_says() -> None:
+    entry: dict[str, Any] = {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": "db.sqlite3",
+        "ATOMIC_REQUESTS": True,
+        "CONN_MAX_AGE": 60,
+        "OPTIONS": {
+            "init_command": "PRAGMA cache_size=-4000;",
+            "transaction_mode": "EXCLUSIVE",
+            "cached_statements": 200,
+        },
+    }
+    database = overlay({"DATABASES": {"default": entry}}, RELEASE, "key")["DATABASES"]["default"]
+    assert database["NAME"] == "/site/data/databases/3/db.sqlite3"
+    assert (database["ATOMIC_REQUESTS"], database["CONN_MAX_AGE"]) == (True, 60)
+    options = database["OPTIONS"]
+    assert options["init_command"].split("; ") == [
+        "PRAGMA cache_size=-4000",
+        "PRAGMA busy_timeout=5000",
+        "PRAGMA journal_mode=WAL",
+        "PRAGMA synchronous=NORMAL",
+        "PRAGMA mmap_size=0",
+        "PRAGMA journal_size_limit=67108864",
+    ]
+    assert (options["transaction_mode"], options["timeout"], options["cached_statements"]) == ("EXCLUSIVE", 5.0, 200)
+    assert entry["NAME"] == "db.sqlite3"
+    assert "timeout" not in entry["OPTIONS"]
+
+
+def test_a_database_without_options_gets_immediate_transactions_and_persistent_connections() -> None:
+    database = overlay(project(), RELEASE, "key")["DATABASES"]["default"]
+    assert database["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
+    assert database["CONN_MAX_AGE"] is None
+
+
+@pytest.mark.parametrize(
+    "databases",
+    [
+        {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "x"}},
+        {"default": {"ENGINE": "django.db.backends.sqlite3"}, "other": {"ENGINE": "django.db.backends.sqlite3"}},
+        {},
+    ],
+)
+@pytest.mark.parametrize("release", [RELEASE, None])
+def test_other_databases_are_never_replaced(databases: dict[str, Any], release: Configuration | None) -> None:
+    assert "DATABASES" not in overlay({"DATABASES": databases}, release, "key")
+
+
+def test_logging_of_the_project_stays() -> None:
+    assert "LOGGING" not in overlay(project(LOGGING={"version": 1}), RELEASE, "key")
+    logging = overlay(project(ADMINS=[("A", "a@example.org")]), RELEASE, "key")["LOGGING"]
+    assert logging["loggers"]["django"]["handlers"] == ["stdout", "mail_admins"]
+
+
+def test_development_leaves_the_project_alone() -> None:
+    decided = overlay(project(SECRET_KEY="theirs"), Configuration(environment="development", debug=True), "key")
+    assert decided == {"DEBUG": True, "ALLOWED_HOSTS": ["*"]}
+    assert overlay(project(SECRET_KEY=""), Configuration(environment="development"), "key")["SECRET_KEY"] == "key"
+
+
+def test_a_build_has_a_database_in_memory() -> None:
+    decided = overlay(project(), None, "throw-away")
+    assert decided["DATABASES"]["default"]["NAME"] == ":memory:"
+    assert decided["SECRET_KEY"] == "throw-away"
+
+
+@pytest.mark.parametrize("version", [(5, 1, 0), (5, 2, 19), (6, 0, 1)])
+def test_django_that_will_do(version: tuple[int, ...]) -> None:
+    require_django(version, "")
+
+
+@pytest.mark.parametrize("version", [(3, 2, 25), (4, 2, 27), (5, 0, 14)])
+def test_older_django_is_refused(version: tuple[int, ...]) -> None:
+    with pytest.raises(ProjectError, match=r"Django X is too old: .* needs Django 5\.1"):
+        require_django(version, "X")

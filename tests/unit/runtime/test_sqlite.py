@@ -1,0 +1,56 @@
+"""The safe SQLite is in every Python process of the image, and an affected one is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hostwright import install, sqlite
+from hostwright.errors import HostwrightError
+
+RUNTIME = Path(install.__file__).parents[1]
+
+
+@pytest.mark.parametrize("version", [(3, 6, 23), (3, 44, 6), (3, 44, 9), (3, 50, 7), (3, 51, 3), (3, 53, 4), (4, 0, 0)])
+def test_versions_free_of_the_wal_reset_bug(version: tuple[int, int, int]) -> None:
+    assert sqlite.is_safe(version)
+
+
+@pytest.mark.parametrize(
+    "version", [(3, 7, 0), (3, 40, 1), (3, 44, 5), (3, 45, 6), (3, 46, 1), (3, 50, 6), (3, 51, 0), (3, 51, 2)]
+)
+def test_versions_with_the_wal_reset_bug(version: tuple[int, int, int]) -> None:
+    assert not sqlite.is_safe(version)
+
+
+def test_a_fresh_process_has_pysqlite3_for_sqlite3(python: Path) -> None:
+    code = """
+import sys
+assert "hostwright.sqlite" in sys.modules
+import sqlite3, sqlite3.dbapi2
+from sqlite3 import dbapi2
+assert sqlite3.connect is dbapi2.connect is sqlite3.dbapi2.connect
+print(sqlite3.__name__, sqlite3.sqlite_version_info >= (3, 51, 3), sqlite3.SQLITE_CONSTRAINT_UNIQUE)
+"""
+    result = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("pysqlite3 True 2067\n", "")
+
+
+def test_without_pysqlite3_it_stays_silent_and_leaves_sqlite3_alone(tmp_path: Path) -> None:
+    (tmp_path / "runtime").symlink_to(RUNTIME)
+    (tmp_path / "hostwright.pth").write_text(install.pth(tmp_path), encoding="utf-8")
+    code = f"import site; site.addsitedir({str(tmp_path)!r}); import sqlite3; print(sqlite3.__name__)"
+    result = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("sqlite3\n", "")
+
+
+def test_an_affected_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sqlite3
+
+    assert sqlite.require_safe() == sqlite3.sqlite_version
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 46, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.46.1")
+    with pytest.raises(HostwrightError, match=r"SQLite 3\.46\.1 can corrupt .* 3\.51\.3"):
+        sqlite.require_safe()
