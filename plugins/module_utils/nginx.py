@@ -1,0 +1,135 @@
+"""Nginx's configuration in its volume: checked whole by the Nginx that will run it, before it replaces anything."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine
+
+TARGET = "/etc/hostwright"  # where the volume is in the container
+OWN = ("nginx.conf", "sites", "pages")  # what of the directory belongs to the configuration
+UNREAD = ".unread"  # lies there while Nginx has yet to read the files
+
+
+class ConfigurationRefusedError(Exception):
+    """Nginx did not accept the configuration; the message shows the line."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """How the directory differs from the wanted files: texts before and after by path, None where there is none."""
+
+    before: dict[str, str | None]
+    after: dict[str, str | None]
+
+    def __bool__(self) -> bool:
+        return bool(self.after)
+
+
+def change_of(directory: Path, files: Mapping[str, str]) -> Change:
+    """Compare a configuration directory with the wanted files (by relative path)."""
+    present = {
+        str(path.relative_to(directory))
+        for own in OWN
+        for path in [directory / own, *(directory / own).rglob("*")]
+        if path.is_file()
+    }
+    before: dict[str, str | None] = {}
+    after: dict[str, str | None] = {}
+    for name in sorted(present | set(files)):
+        old = (directory / name).read_text(errors="replace") if name in present else None
+        if old != files.get(name):
+            before[name], after[name] = old, files.get(name)
+    return Change(before, after)
+
+
+def check(engine: Engine, image: str, directory: Path, files: Mapping[str, str]) -> None:
+    """Have ``nginx -t`` of the image judge the files, beside whatever else the directory holds (certificates).
+
+    Raises:
+        ConfigurationRefusedError: with Nginx's message and the line it names.
+        EngineError: the Engine could not run the check.
+    """
+    with tempfile.TemporaryDirectory(prefix=".check-", dir=directory) as scratch:
+        mounts = ["--mount", f"type=bind,source={scratch},target={TARGET},readonly"]
+        for name, text in files.items():
+            target = Path(scratch) / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+        for path in directory.iterdir():
+            if path.name not in OWN and not path.name.startswith("."):
+                mounts += _shown(path, Path(scratch) / path.name)
+        for path in (Path(scratch), *Path(scratch).rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() else 0o644)
+        done = engine.run(
+            [
+                "run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "--pull", "never",
+                "--label", "hostwright=check", "--tmpfs", "/tmp:mode=1777",  # noqa: S108 (the container's own)
+                *mounts, image, "nginx", "-t", "-q", "-c", f"{TARGET}/nginx.conf",
+            ],
+            timeout=60,
+        )  # fmt: skip
+    if done.status == 0:
+        return
+    found = re.search(rf"{TARGET}/(\S+):(\d+)", done.said)
+    line = ""
+    if found and found[1] in files:
+        lines = files[found[1]].splitlines()
+        number = int(found[2])
+        line = f"\nline {number} of {found[1]}: {lines[number - 1].strip()}" if 0 < number <= len(lines) else ""
+    raise ConfigurationRefusedError(done.said + line)
+
+
+def _shown(path: Path, place: Path) -> list[str]:
+    """Have a file or a directory appear beside the files to check, uncopied: it may be a private key."""
+    if path.is_symlink():
+        place.symlink_to(path.readlink())
+        return []
+    if path.is_dir():
+        place.mkdir()
+    else:
+        place.touch()
+    return ["--mount", f"type=bind,source={path},target={TARGET}/{path.name},readonly"]
+
+
+def write(directory: Path, change: Change) -> None:
+    """Bring the directory to the wanted files, each replaced whole; what is no longer wanted goes last.
+
+    Nginx has to read them then; until ``read`` is called ``unread`` says so, whatever happens meanwhile.
+    """
+    (directory / UNREAD).touch()
+    for name, text in change.after.items():
+        if text is None:
+            continue
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.new")
+        temporary.write_text(text)
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    for name, text in change.after.items():
+        if text is None:
+            (directory / name).unlink()
+
+
+def unread(directory: Path) -> bool:
+    """Whether Nginx may not have read what the directory holds."""
+    return (directory / UNREAD).exists()
+
+
+def read(engine: Engine, container: str, directory: Path) -> None:
+    """Have Nginx read its configuration, if it runs; a stopped one reads it when it starts.
+
+    Raises:
+        EngineError: the Engine could not be asked or the signal not sent.
+    """
+    found = engine.container(container)
+    if found and found["State"]["Running"]:
+        # Not 'docker kill --signal HUP': the Engine would take that for a stop and not start Nginx at the next boot.
+        engine("exec", container, "nginx", "-c", f"{TARGET}/nginx.conf", "-s", "reload")
+    (directory / UNREAD).unlink(missing_ok=True)

@@ -1,0 +1,186 @@
+"""Nginx's configuration reaches its volume whole, and only after Nginx accepted it."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.hostwright.django.plugins.module_utils.nginx import (
+    Change,
+    ConfigurationRefusedError,
+    change_of,
+    check,
+    read,
+    unread,
+    write,
+)
+
+FILES = {"nginx.conf": "events {}\n", "sites/polls.conf": "server {\n    listen 80;\n    bad;\n}\n"}
+
+Docker = Callable[[str], Engine]
+
+
+@pytest.fixture
+def docker(tmp_path: Path) -> Docker:
+    """Return a function that makes an Engine whose program is a shell script; it notes its calls."""
+
+    def make(script: str) -> Engine:
+        program = tmp_path / "docker"
+        program.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\n{script}\n')
+        program.chmod(0o755)
+        return Engine(str(program))
+
+    return make
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    path = tmp_path / "nginx"
+    path.mkdir()
+    return path
+
+
+def calls(directory: Path) -> str:
+    path = directory.parent / "calls"
+    return path.read_text() if path.exists() else ""
+
+
+def held(directory: Path) -> dict[str, str]:
+    return {p.relative_to(directory).as_posix(): p.read_text() for p in directory.rglob("*") if p.is_file()}
+
+
+def test_a_bare_host_gets_all_files(directory: Path) -> None:
+    for place in (directory, directory / "nothing"):
+        change = change_of(place, FILES)
+        assert change == Change(dict.fromkeys(FILES), dict(FILES))
+        assert change
+
+
+def test_what_differs_is_a_change(directory: Path) -> None:
+    write(directory, change_of(directory, FILES))
+    assert not change_of(directory, FILES)
+    (directory / "tls").mkdir()
+    (directory / "tls" / "key.pem").write_text("private")
+    assert not change_of(directory, FILES)
+    changed = {"nginx.conf": "events { }\n", "sites/blog.conf": "new\n"}
+    change = change_of(directory, changed)
+    assert change.before == {
+        "nginx.conf": "events {}\n",
+        "sites/blog.conf": None,
+        "sites/polls.conf": FILES["sites/polls.conf"],
+    }
+    assert change.after == {"nginx.conf": "events { }\n", "sites/blog.conf": "new\n", "sites/polls.conf": None}
+    write(directory, change)
+    assert held(directory) == {**changed, "tls/key.pem": "private", ".unread": ""}
+
+
+def test_what_an_interrupted_run_left_is_a_change(directory: Path) -> None:
+    write(directory, change_of(directory, FILES))
+    (directory / "sites" / ".polls.conf.new").write_text("half")
+    change = change_of(directory, FILES)
+    assert change.after == {"sites/.polls.conf.new": None}
+    write(directory, change)
+    assert not change_of(directory, FILES)
+
+
+def test_a_file_that_is_no_text_is_replaced(directory: Path) -> None:
+    (directory / "nginx.conf").write_bytes(b"\xff\xfe")
+    write(directory, change_of(directory, FILES))
+    assert not change_of(directory, FILES)
+
+
+def test_files_can_be_read_by_nginx_and_are_replaced_whole(directory: Path) -> None:
+    write(directory, change_of(directory, FILES))
+    old = (directory / "nginx.conf").open()
+    write(directory, change_of(directory, {**FILES, "nginx.conf": "new"}))
+    assert old.read() == "events {}\n"
+    assert stat.S_IMODE((directory / "nginx.conf").stat().st_mode) == 0o644
+
+
+def test_an_accepted_configuration(directory: Path, docker: Docker) -> None:
+    check(docker("exit 0"), "hostwright-nginx:13", directory, FILES)
+    words = calls(directory)
+    for part in ("run --rm --network none --read-only", "hostwright-nginx:13 nginx -t", "--label hostwright="):
+        assert part in words
+    assert held(directory) == {}
+    assert list(directory.iterdir()) == []
+
+
+def test_nginx_sees_the_new_files_beside_what_else_is_there(directory: Path, docker: Docker) -> None:
+    write(directory, change_of(directory, {"nginx.conf": "old", "sites/gone.conf": "old"}))
+    (directory / "tls").mkdir()
+    (directory / "tls" / "key.pem").write_text("private")
+    (directory / "dh.pem").write_text("parameters")
+    (directory / "link").symlink_to("dh.pem")
+    script = (
+        'for word; do case "$word" in type=bind,source=*/.check-*) word=${word#type=bind,source=};'
+        f" cd ${{word%%,*}} && find . | sort > {directory.parent}/seen;"
+        f" cat nginx.conf >> {directory.parent}/seen; find . -perm 644 >> {directory.parent}/modes ;; esac; done"
+    )
+    check(docker(script), "nginx", directory, FILES)
+    assert (directory.parent / "seen").read_text().split("\n") == [
+        ".",
+        "./dh.pem",
+        "./link",
+        "./nginx.conf",
+        "./sites",
+        "./sites/polls.conf",
+        "./tls",
+        "events {}",
+        "",
+    ]
+    assert "./sites/polls.conf" in (directory.parent / "modes").read_text()
+    mounted = calls(directory)
+    assert f"type=bind,source={directory}/tls,target=/etc/hostwright/tls,readonly" in mounted
+    assert f"type=bind,source={directory}/dh.pem,target=/etc/hostwright/dh.pem,readonly" in mounted
+    assert "source=" + str(directory / "sites") not in mounted
+
+
+def test_a_refused_configuration_shows_the_line_and_changes_nothing(directory: Path, docker: Docker) -> None:
+    write(directory, change_of(directory, {"nginx.conf": "old"}))
+    before = held(directory)
+    engine = docker("echo 'nginx: [emerg] unknown directive \"bad\" in /etc/hostwright/sites/polls.conf:3' >&2; exit 1")
+    with pytest.raises(ConfigurationRefusedError) as caught:
+        check(engine, "nginx", directory, FILES)
+    assert 'unknown directive "bad"' in str(caught.value)
+    assert str(caught.value).endswith("line 3 of sites/polls.conf: bad;")
+    assert held(directory) == before
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["host not found in upstream", "in /etc/hostwright/sites/polls.conf:99", "in /etc/hostwright/tls/x.pem:1", "a:0"],
+)
+def test_a_refusal_without_a_line_of_ours_is_shown_as_it_is(directory: Path, docker: Docker, said: str) -> None:
+    with pytest.raises(ConfigurationRefusedError) as caught:
+        check(docker(f"echo '{said}'; exit 1"), "nginx", directory, FILES)
+    assert str(caught.value) == said
+
+
+def test_a_check_that_hangs_is_not_a_refusal(directory: Path) -> None:
+    with pytest.raises(EngineError):
+        check(Engine("/nowhere/docker"), "nginx", directory, FILES)
+    assert list(directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_running_nginx_is_told(directory: Path, docker: Docker, running: bool) -> None:
+    write(directory, change_of(directory, FILES))
+    assert unread(directory)
+    state = json.dumps([{"State": {"Running": running}}])
+    read(docker(f"echo '{state}'"), "hostwright-nginx", directory)
+    assert ("exec hostwright-nginx nginx -c /etc/hostwright/nginx.conf -s reload" in calls(directory)) == running
+    assert not unread(directory)
+
+
+def test_what_nginx_was_not_told_is_told_by_the_next_run(directory: Path, docker: Docker) -> None:
+    write(directory, change_of(directory, FILES))
+    state = json.dumps([{"State": {"Running": True}}])
+    with pytest.raises(EngineError):
+        read(docker(f"[ $1 = exec ] && exit 1; echo '{state}'"), "hostwright-nginx", directory)
+    assert not change_of(directory, FILES)
+    assert unread(directory)

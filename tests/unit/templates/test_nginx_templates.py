@@ -1,0 +1,170 @@
+"""Nginx's configuration as text: one variable toggled per test, and only its lines change."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.unit.templates.rendering import Role, change
+
+SITE = {"name": "polls", "domains": ["polls.example.org"]}
+WEB = "/web/polls"
+
+
+@pytest.fixture(scope="module")
+def role() -> Role:
+    return Role("nginx")
+
+
+def files(role: Role, *sites: dict[str, Any], **variables: Any) -> dict[str, str]:
+    found: dict[str, str] = role.evaluate("__nginx_files", nginx_sites=list(sites or (SITE,)), **variables)
+    return found
+
+
+def site(role: Role, **changes: Any) -> str:
+    return files(role, {**SITE, **changes})["sites/polls.conf"]
+
+
+def block(text: str, head: str) -> str:
+    """The text between a block's braces."""
+    start = text.index("{", text.index(head)) + 1
+    depth = 1
+    for at in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[at], 0)
+        if depth == 0:
+            return text[start:at]
+    raise AssertionError(f"{head} does not end")
+
+
+def test_every_site_gets_a_file(role: Role) -> None:
+    both = files(role, SITE, {"name": "blog", "domains": ["blog.example.org"]})
+    assert set(both) == {"nginx.conf", "pages/unavailable.html", "sites/polls.conf", "sites/blog.conf"}
+    assert "polls" not in both["sites/blog.conf"]
+    assert change(both["sites/polls.conf"], site(role)) == ([], [])
+
+
+def test_braces_balance_and_nothing_is_left_of_jinja(role: Role) -> None:
+    for name, text in files(
+        role, {**SITE, "media_url": "/media/", "extra": "location /x {\n    return 204;\n}"}
+    ).items():
+        assert text.count("{") == text.count("}"), name
+        assert "{{" not in text, name
+        assert "{%" not in text, name
+        if name.endswith(".conf"):
+            assert text.startswith("#"), name
+            statements = [line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"]
+            continued = re.compile(r"[;{}]$|^log_format|^gzip_types|^'")
+            assert [line for line in statements if not continued.search(line)] == []
+
+
+def test_rendering_twice_gives_the_same(role: Role) -> None:
+    assert files(role) == files(role)
+
+
+def test_several_domains_are_one_server(role: Role) -> None:
+    gone, come = change(site(role), site(role, domains=["polls.example.org", "www.polls.example.org", ".example.net"]))
+    assert gone == ["server_name polls.example.org;"]
+    assert come == ["server_name polls.example.org www.polls.example.org .example.net;"]
+
+
+def test_a_site_without_media_has_no_place_for_them(role: Role) -> None:
+    assert site(role, media_url="") == site(role)
+    assert "/media" not in site(role)
+
+
+def test_media_are_served_and_never_run(role: Role) -> None:
+    gone, come = change(site(role), site(role, media_url="/media/"))
+    assert gone == []
+    assert "location ^~ /media/ {" in come
+    media = block(site(role, media_url="/media/"), "location ^~ /media/")
+    assert f"alias {WEB}/media/;" in media
+    assert "X-Content-Type-Options nosniff" in media
+    assert "sandbox" in media
+
+
+def test_static_files_are_where_the_project_says(role: Role) -> None:
+    gone, come = change(site(role), site(role, static_url="/assets/"))
+    assert gone == ["location ^~ /static/ {", "rewrite ^/static/(.*)$ /$1 break;"]
+    assert come == ["location ^~ /assets/ {", "rewrite ^/assets/(.*)$ /$1 break;"]
+
+
+def test_static_files_are_the_live_release_s_then_the_shared_ones(role: Role) -> None:
+    text = site(role)
+    static = block(text, "location ^~ /static/")
+    assert f"root {WEB}/run/current/static;" in static
+    assert "try_files $uri @shared_static;" in static
+    assert f"root {WEB}/static/shared;" in block(text, "location @shared_static")
+
+
+def test_extra_lines_go_into_the_server(role: Role) -> None:
+    extra = "location = /robots.txt {\n    return 204;\n}"
+    text = site(role, extra=extra)
+    assert change(site(role), text) == ([], ["location = /robots.txt {", "return 204;"])
+    assert "\n    location = /robots.txt {\n        return 204;\n    }\n}\n" in text
+    assert "location = /robots.txt" in block(text, "server {")
+
+
+def test_the_time_limit_is_the_site_s(role: Role) -> None:
+    assert change(site(role), site(role, timeout=7)) == (["proxy_read_timeout 60s;"], ["proxy_read_timeout 7s;"])
+
+
+def test_the_site_is_reached_through_current(role: Role) -> None:
+    everything = block(site(role), "location / {")
+    assert f"proxy_pass http://unix:{WEB}/run/current/app.sock:;" in everything
+    assert "proxy_set_header Host $http_host;" in everything
+    assert "proxy_set_header X-Forwarded-Proto $scheme;" in everything
+    assert "error_page 502 504 =503 @unavailable;" in everything
+
+
+def test_strangers_do_not_reach_the_readiness_probe(role: Role) -> None:
+    assert "return 404;" in block(site(role), "location ^~ /-/hostwright/")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "gone", "come"),
+    [
+        ("nginx_max_body_size", "5m", "client_max_body_size 32m;", "client_max_body_size 5m;"),
+        ("nginx_worker_connections", 512, "worker_connections 4096;", "worker_connections 512;"),
+        ("nginx_shutdown_timeout", 9, "worker_shutdown_timeout 60s;", "worker_shutdown_timeout 9s;"),
+    ],
+)
+def test_one_variable_changes_one_line(role: Role, variable: str, value: Any, gone: str, come: str) -> None:
+    before, after = (files(role)["nginx.conf"], files(role, **{variable: value})["nginx.conf"])
+    assert change(before, after) == ([gone], [come])
+
+
+def test_unknown_hosts_get_no_answer(role: Role) -> None:
+    default = block(files(role)["nginx.conf"], "server {")
+    assert "listen 8080 default_server;" in default
+    assert "return 444;" in block(default, "location / {")
+    assert "if ($remote_addr != 127.0.0.1)" in block(default, "location = /-/hostwright/nginx")
+
+
+def test_all_that_nginx_writes_is_in_tmp(role: Role) -> None:
+    text = files(role)["nginx.conf"]
+    paths = re.findall(r"^\s*(?:pid|\w+_temp_path) (\S+);", text, re.MULTILINE)
+    assert len(paths) == 6
+    assert all(path.startswith("/tmp/") for path in paths)
+
+
+def test_hashed_names_and_no_others_are_immutable(role: Role) -> None:
+    pattern = re.search(r'"~(\S+)" "public, max-age=31536000, immutable"', files(role)["nginx.conf"])
+    assert pattern
+    for name, hashed in {
+        "/css/site.0123456789ab.css": True,
+        "/site.css": False,
+        "/site.0123456789ab": False,
+        "/site.0123456789AB.css": False,
+        "/jquery.3.7.1.min.js": False,
+        "/a.0123456789ab.d/b": False,
+    }.items():
+        assert bool(re.search(pattern[1], name)) == hashed, name
+
+
+def test_the_image(role: Role) -> None:
+    text = role.render("Dockerfile.j2")
+    assert "FROM ${BASE}" in text
+    assert "USER 10002:10001" in text
+    assert text.rstrip().endswith('CMD ["nginx", "-c", "/etc/hostwright/nginx.conf", "-g", "daemon off;"]')
