@@ -1,0 +1,302 @@
+"""A site on a host: where its files are, its release records, and the symlink that names the live release."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+APP_UID = 10001
+APP_GID = 10001
+
+
+class ReleaseError(Exception):
+    """A release that was not made. ``step`` says where it ended, the message why and what to do."""
+
+    def __init__(self, step: str, message: str, log: str = "") -> None:
+        super().__init__(message)
+        self.step = step
+        self.log = log
+
+
+@dataclass(frozen=True)
+class Record:
+    """The immutable record of a release (DESIGN §2); ``spec_digest`` identifies everything that was asked for."""
+
+    site: str
+    release: int
+    image: str
+    image_id: str
+    version: str
+    source_digest: str
+    generation: int
+    container: str
+    configuration: str
+    created: str
+    migrations: tuple[str, ...]
+    previous: int | None
+    spec_digest: str
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Read a record that ``write`` has written.
+
+        Raises:
+            ReleaseError: it is unreadable.
+        """
+        try:
+            data = json.loads(path.read_text())
+            return cls(**{**data, "migrations": tuple(data["migrations"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ReleaseError("read the records", f"the release record {path} cannot be read: {error}") from error
+
+    def write(self, path: Path) -> None:
+        """Write the record so that it survives a crash, readable by everybody, writable by root."""
+        write_durably(path, json.dumps(asdict(self), indent=1) + "\n", 0o644)
+
+
+@dataclass(frozen=True)
+class Site:
+    """The directories of one site below the root (DESIGN §6); volumes are bound to them."""
+
+    name: str
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        """Database generations."""
+        return self.root / "data" / self.name
+
+    @property
+    def configuration(self) -> Path:
+        """Configuration and secrets."""
+        return self.root / "config" / self.name
+
+    @property
+    def web(self) -> Path:
+        """What Nginx sees of the site."""
+        return self.root / "web" / self.name
+
+    @property
+    def run(self) -> Path:
+        """Releases, their sockets, and ``current``."""
+        return self.web / "run"
+
+    @property
+    def static(self) -> Path:
+        """Static files by release, and the hashed ones of all of them in ``shared``."""
+        return self.web / "static"
+
+    @property
+    def media(self) -> Path:
+        """Uploaded files."""
+        return self.web / "media"
+
+    @property
+    def current(self) -> Path:
+        """The symlink that names the live release."""
+        return self.run / "current"
+
+    def release(self, number: int) -> Path:
+        """Directory of a release: its record and its socket."""
+        return self.run / "releases" / str(number)
+
+    def generation(self, number: int) -> Path:
+        """Directory of a database generation."""
+        return self.data / "databases" / str(number)
+
+    def release_configuration(self, number: int) -> Path:
+        """What the containers of a release read."""
+        return self.configuration / "releases" / f"{number}.json"
+
+    def secrets(self, number: int) -> Path:
+        """Files with the secrets of a release."""
+        return self.configuration / "secrets" / str(number)
+
+    @property
+    def unfinished(self) -> Path:
+        """Lies there while the first release is under way: the databases beside it hold nothing that anybody wrote."""
+        return self.data / "unfinished"
+
+    @property
+    def volumes(self) -> dict[str, tuple[Path, str, bool]]:
+        """Each volume's directory on the host, its place in a container, and whether it is read-only there."""
+        return {
+            f"{self.name}_data": (self.data, "/site/data", False),
+            f"{self.name}_config": (self.configuration, "/site/config", True),
+            f"{self.name}_run": (self.run, "/site/run", False),
+            f"{self.name}_media": (self.media, "/site/media", False),
+        }
+
+    def make_directories(self) -> None:
+        """Make the site's directories with their owners; whoever may write into one is its group or owner.
+
+        The sticky bit keeps the site from replacing records that root wrote beside its sockets.
+        """
+        for path, mode, uid, gid in (
+            (self.root, 0o755, 0, 0),
+            (self.data.parent, 0o755, 0, 0),
+            (self.data, 0o750, 0, APP_GID),
+            (self.data / "databases", 0o750, 0, APP_GID),
+            (self.configuration.parent, 0o755, 0, 0),
+            (self.configuration, 0o750, 0, APP_GID),
+            (self.configuration / "releases", 0o750, 0, APP_GID),
+            (self.configuration / "secrets", 0o700, APP_UID, APP_GID),
+            (self.web.parent, 0o755, 0, 0),
+            (self.web, 0o755, 0, 0),
+            (self.run, 0o755, 0, 0),
+            (self.run / "releases", 0o755, 0, 0),
+            (self.static, 0o755, 0, 0),
+            (self.media, 0o755, APP_UID, APP_GID),
+        ):
+            make_directory(path, mode, uid, gid)
+
+    def records(self) -> dict[int, Record]:
+        """The records of all committed releases that are kept, by number."""
+        found = (self.run / "releases").glob("*/release.json")
+        records = [Record.read(path) for path in found]
+        return {record.release: record for record in sorted(records, key=lambda record: record.release)}
+
+    def current_record(self) -> Record | None:
+        """The live release's record, or None before the first release."""
+        if not self.current.is_symlink():
+            return None
+        return Record.read(self.current / "release.json")
+
+    def generations(self) -> set[int]:
+        """Numbers of the database generations that are there."""
+        return _numbers(path.name for path in (self.data / "databases").glob("*"))
+
+    def traces(self) -> set[int]:
+        """Numbers of all releases that have left something, whether they came about or not."""
+        places = (self.run / "releases", self.static, self.configuration / "secrets")
+        names = [path.name for place in places for path in place.glob("*")]
+        return _numbers([*names, *(path.stem for path in (self.configuration / "releases").glob("*.json"))])
+
+    def next_number(self) -> int:
+        """A release number above every one that has left a trace."""
+        return 1 + max(self.traces(), default=0)
+
+    def remove(self, number: int) -> None:
+        """Remove a release: record, socket, static files, secrets and configuration; the database stays."""
+        remove_tree(self.release(number))
+        remove_tree(self.static / str(number))
+        self._prune_shared()
+        remove_tree(self.secrets(number))
+        self.release_configuration(number).unlink(missing_ok=True)
+
+    def _prune_shared(self) -> None:
+        """Remove the shared static files that no release has any more."""
+        shared = self.static / "shared"
+        kept = [path for path in self.static.glob("*") if path != shared]
+        for path in shared.rglob("*"):
+            if path.is_file() and not any((release / path.relative_to(shared)).is_file() for release in kept):
+                path.unlink()
+
+    def commit(self, record: Record) -> None:
+        """Make a release the live one: one rename of ``current``, when all it leads to is durable (DESIGN §6.6)."""
+        generation = self.generation(record.generation)
+        for name in ("db.sqlite3", "db.sqlite3-wal"):
+            if (generation / name).is_file():
+                fsync(generation / name)
+        fsync(generation)
+        fsync(generation.parent)
+        record.write(self.release(record.release) / "release.json")
+        fsync(self.run / "releases")
+        pending = self.run / "current.new"
+        pending.unlink(missing_ok=True)
+        pending.symlink_to(Path("releases") / str(record.release))
+        pending.replace(self.current)
+        fsync(self.run)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Let one release run at a time; the kernel frees the lock with the process.
+
+        Raises:
+            ReleaseError: another one is running.
+        """
+        with (self.configuration / "lock").open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ReleaseError(
+                    "lock the site",
+                    f"another release of {self.name} is running on this host: wait for it, then run again",
+                ) from error
+            yield
+
+    def secret_key(self) -> str:
+        """The site's secret key, made once."""
+        path = self.configuration / "secrets" / "secret_key"
+        if not path.exists():
+            write_durably(path, secrets.token_urlsafe(64), 0o600, APP_UID, APP_GID)
+        return path.read_text()
+
+    def write_secrets(self, number: int, values: Mapping[str, str]) -> None:
+        """Write a release's other secrets, each into a file of its own; those of the releases before it stay theirs."""
+        make_directory(self.secrets(number), 0o700, APP_UID, APP_GID)
+        for name, value in values.items():
+            write_durably(self.secrets(number) / name, f"{value}\n", 0o600, APP_UID, APP_GID)
+
+
+def make_directory(path: Path, mode: int, uid: int = 0, gid: int = 0) -> None:
+    """Make a directory with mode and owner, or bring an existing one to them."""
+    path.mkdir(parents=True, exist_ok=True)
+    os.chown(path, uid, gid)
+    path.chmod(mode)
+
+
+def write_durably(path: Path, text: str, mode: int, uid: int = 0, gid: int = 0) -> None:
+    """Replace a file whole or not at all: temporary file, fsync, rename, fsync of the directory."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "w") as handle:
+            os.fchown(descriptor, uid, gid)
+            os.fchmod(descriptor, mode)
+            handle.write(text)
+            handle.flush()
+            os.fsync(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync(path.parent)
+
+
+def fsync(path: Path) -> None:
+    """Make a file's content, or a directory's entries, durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _numbers(names: Iterable[str]) -> set[int]:
+    return {int(name) for name in names if name.isdecimal()}
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all below it, if it is there."""
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def with_numbers(configuration: Mapping[str, Any], release: int, generation: int) -> dict[str, Any]:
+    """A release's configuration: what was asked for, and what only its numbers decide (paths in the container)."""
+    return {
+        **configuration,
+        "database": f"/site/data/databases/{generation}/db.sqlite3",
+        "secrets_directory": f"/site/config/secrets/{release}",
+        "server": {**configuration["server"], "socket": f"/site/run/releases/{release}/app.sock"},
+    }

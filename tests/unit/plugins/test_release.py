@@ -1,0 +1,771 @@
+"""A release, step by step on a pretended Engine: whatever fails or dies, the old release is whole and serves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.hostwright.django.plugins.module_utils.release import Limits, Outcome, Releaser, Spec
+from ansible_collections.hostwright.django.plugins.module_utils.site import ReleaseError, Site
+from ansible_collections.hostwright.django.plugins.modules import release as module
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.plugins.pretended_engine import App, Killed, PretendedEngine
+
+pytestmark = pytest.mark.usefixtures("owners", "no_fsync")
+
+CONFIGURATION = {"scheme": "http", "allowed_hosts": ["polls.example.org"], "server": {"workers": 2}}
+SPEC = Spec("polls:1.0", "digest-1.0", "image-1.0", CONFIGURATION, Limits(), "/static/", {"TOKEN": "the-token"})
+PHOTO = "site.0123456789ab.css"
+
+Picture = dict[str, str]
+
+
+@dataclass
+class World:
+    """A host with one site."""
+
+    site: Site
+    engine: PretendedEngine
+    known: dict[str, Spec] = field(default_factory=dict)
+
+    def spec(self, version: str, **changes: Any) -> Spec:
+        """What deploying a version asks for."""
+        return dataclasses.replace(SPEC, image=f"polls:{version}", source_digest=f"digest-{version}", **changes)
+
+    def offer(self, version: str, **changes: Any) -> None:
+        """Have the image of a version on the host."""
+        self.engine.images[f"polls:{version}"] = App(**changes)
+
+    def release(self, version: str, **changes: Any) -> Outcome:
+        """Deploy a version."""
+        return Releaser(self.site, self.engine).run(self.spec(version, **changes))
+
+    def fails(self, version: str, **changes: Any) -> ReleaseError:
+        """Deploy a version that does not come about."""
+        with pytest.raises(ReleaseError) as caught:
+            self.release(version, **changes)
+        return caught.value
+
+    def write_row(self, row: str) -> None:
+        """Let a visitor write into the live database."""
+        database = self.live_database
+        content = json.loads(database.read_text())
+        content["rows"].append(row)
+        database.write_text(json.dumps(content))
+
+    @property
+    def live_database(self) -> Path:
+        """The database of the live release."""
+        live = self.site.current_record()
+        assert live
+        return self.site.generation(live.generation) / "db.sqlite3"
+
+    def content(self) -> Any:
+        """What the live database holds."""
+        return json.loads(self.live_database.read_text())
+
+    def picture(self) -> Picture:
+        """All that lasts: files with their content, links, the directories of releases and generations, containers."""
+        found: Picture = {}
+        for path in sorted(self.site.root.rglob("*")):
+            name = path.relative_to(self.site.root).as_posix()
+            if path.is_symlink():
+                found[name] = f"-> {path.readlink()}"
+            elif path.is_file() and path.name not in ("lock", "secret_key"):
+                found[name] = path.read_text()
+            elif path.is_dir() and path.name.isdigit():
+                found[name] = "directory"
+        for name, container in self.engine.containers.items():
+            found[f"container {name}"] = f"{container.image} {container.running} {container.restart}"
+        return found
+
+    def assert_consistent(self, spec: Spec) -> None:
+        """The live release is the one that was asked for, it alone runs, and nothing is left over."""
+        live = self.site.current_record()
+        assert live
+        assert (live.image, live.source_digest) == (spec.image, spec.source_digest)
+        assert live.spec_digest == spec.digest(self.site.secret_key())
+        running = {name: (c.image, c.running, c.restart) for name, c in self.engine.containers.items()}
+        assert running == {live.container: (spec.image, True, "unless-stopped")}
+        records = self.site.records()
+        assert self.site.traces() == set(records)
+        assert live.release == max(records)
+        assert len(records) <= spec.keep_releases
+        assert self.site.generations() == {record.generation for record in records.values()}
+        assert not self.site.unfinished.exists()
+        for number, record in records.items():
+            configured = json.loads(self.site.release_configuration(number).read_text())
+            assert configured["database"] == f"/site/data/databases/{record.generation}/db.sqlite3"
+            assert (self.site.release(number) / "static").resolve() == (self.site.static / str(number)).resolve()
+            assert {path.name for path in self.site.secrets(number).iterdir()} >= {"TOKEN"}
+        assert set(self.engine.images[spec.image].migrations) <= set(self.content()["migrations"])
+
+
+@pytest.fixture
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the disk: what is durable when is test_site's matter."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    site = Site("polls", tmp_path / "srv")
+    made = World(site, PretendedEngine(site))
+    made.offer("1.0")
+    made.offer("1.1", static={"site.css": "b {}", PHOTO: "b {}"})
+    made.offer("2.0", migrations=("polls.0001_initial", "polls.0002_more"))
+    made.offer("2.1", migrations=("polls.0001_initial", "polls.0002_more", "polls.0003_broken"))
+    return made
+
+
+# What a release does
+
+
+def test_the_first_release(world: World) -> None:
+    outcome = world.release("1.0")
+    assert (outcome.action, outcome.release, outcome.previous) == ("released", 1, None)
+    assert outcome.migrations == ("polls.0001_initial",)
+    assert outcome.seconds_down == 0
+    world.assert_consistent(world.spec("1.0"))
+    record = world.site.current_record()
+    assert record
+    assert (record.generation, record.previous, record.version, record.container) == (1, None, "1.0", "polls-1")
+    assert record.image_id == "sha256:polls:1.0"
+
+
+def test_nothing_to_do(world: World) -> None:
+    world.release("1.0")
+    before, calls = world.picture(), len(world.engine.calls)
+    outcome = world.release("1.0")
+    assert (outcome.action, outcome.release) == ("none", 1)
+    assert world.picture() == before
+    assert len(world.engine.calls) - calls <= 3
+
+
+def test_a_live_release_that_is_down_is_started(world: World) -> None:
+    world.release("1.0")
+    world.engine.containers["polls-1"].running = False
+    assert world.release("1.0").action == "started"
+    world.assert_consistent(world.spec("1.0"))
+
+
+def test_a_live_release_without_its_container_gets_another(world: World) -> None:
+    world.release("1.0")
+    options = world.engine.containers.pop("polls-1").options
+    assert world.release("1.0").action == "started"
+    world.assert_consistent(world.spec("1.0"))
+    assert world.engine.containers["polls-1"].options == options
+
+
+def test_a_live_release_that_does_not_come_up_again_is_reported(world: World) -> None:
+    world.release("1.0")
+    world.engine.containers["polls-1"].running = False
+    world.engine.images["polls:1.0"].dies = True
+    error = world.fails("1.0")
+    assert "polls-1 ended while it started" in str(error)
+    assert "the reason in the log" in error.log
+
+
+def test_code_only_never_stops_the_old_release_before_the_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.release("1.0")
+    world.write_row("a vote")
+    running_at_commit: list[str] = []
+    commit = Site.commit
+
+    def observed(site: Site, record: Any) -> None:
+        running_at_commit.extend(name for name, container in world.engine.containers.items() if container.running)
+        commit(site, record)
+
+    monkeypatch.setattr(Site, "commit", observed)
+    outcome = world.release("1.1")
+    assert running_at_commit == ["polls-1", "polls-2"]
+    assert (outcome.action, outcome.release, outcome.migrations, outcome.seconds_down) == ("released", 2, (), 0)
+    assert outcome.previous
+    assert outcome.previous.release == 1
+    world.assert_consistent(world.spec("1.1"))
+    record = world.site.current_record()
+    assert record
+    assert (record.generation, record.previous) == (1, 1)
+    assert world.content()["rows"] == ["a vote"]
+
+
+def test_pending_migrations_make_a_new_generation(world: World) -> None:
+    world.release("1.0")
+    world.write_row("a vote")
+    old = world.live_database.read_text()
+    outcome = world.release("2.0")
+    assert outcome.migrations == ("polls.0002_more",)
+    assert outcome.seconds_down > 0
+    world.assert_consistent(world.spec("2.0"))
+    assert world.content() == {"migrations": ["polls.0001_initial", "polls.0002_more"], "rows": ["a vote"]}
+    assert (world.site.generation(1) / "db.sqlite3").read_text() == old
+    commands = [" ".join(call) for call in world.engine.calls]
+    stopped = next(i for i, command in enumerate(commands) if command.startswith("stop") and "polls-1" in command)
+    copied = next(i for i, command in enumerate(commands) if " snapshot " in command)
+    assert stopped < copied
+
+
+def test_a_failed_migration_starts_the_old_release_again(world: World) -> None:
+    world.release("1.0")
+    before = world.picture()
+    error = world.fails("2.1")
+    assert error.step == "migrate the new database generation"
+    assert "near the migration" in error.log
+    assert ["start", "polls-1"] in world.engine.calls
+    assert world.picture() == before
+
+
+@pytest.mark.parametrize("behaviour", ["healthy", "dies"])
+def test_a_release_that_does_not_answer_is_not_committed(world: World, behaviour: str) -> None:
+    world.release("1.0")
+    before = world.picture()
+    setattr(world.engine.images["polls:1.1"], behaviour, behaviour == "dies")
+    error = world.fails("1.1")
+    assert error.step == "wait until the new release is ready"
+    assert ("did not become ready within 60 s" if behaviour == "healthy" else "ended while it started") in str(error)
+    assert "the reason in the log" in error.log
+    assert world.picture() == before
+
+
+def test_an_image_that_is_not_there(world: World) -> None:
+    error = world.fails("9.9")
+    assert "there is no image polls:9.9 on the host: push it first" in str(error)
+    assert not world.site.generations()
+
+
+def test_another_static_url_than_the_project_s_is_refused(world: World) -> None:
+    world.engine.images["polls:1.0"].static_url = "assets/"
+    assert "STATIC_URL is /assets/, but Nginx serves static files at /static/" in str(world.fails("1.0"))
+    world.engine.images["polls:1.0"].static_url = None
+    assert world.release("1.0").action == "released"
+
+
+def test_an_image_of_another_runtime_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Releaser, "_runtime", lambda *_, **__: {})
+    assert "build the image anew" in str(world.fails("1.0"))
+
+
+def test_a_volume_that_is_bound_elsewhere_is_refused(world: World) -> None:
+    world.engine.volumes["polls_data"] = {"device": "/elsewhere", "type": "none"}
+    assert "volume polls_data exists already and is not bound to" in str(world.fails("1.0"))
+    world.engine.volumes["polls_data"] = {"device": str(world.site.data), "type": "none"}
+    assert world.release("1.0").action == "released"
+
+
+def test_the_container_is_hardened(world: World) -> None:
+    world.release("1.0", limits=Limits(memory="99m", cpus=0.5, pids=77, tmp="11m"))
+    container = world.engine.containers["polls-1"]
+    line = " ".join(container.options)
+    for option in (
+        "--read-only",
+        "--cap-drop ALL",
+        "--security-opt no-new-privileges",
+        "--memory 99m",
+        "--memory-swap 99m",
+        "--cpus 0.5",
+        "--pids-limit 77",
+        "size=11m",
+        "--user 10001:10001",
+        "--pull never",
+        "--label hostwright=release",
+        "--log-opt max-size=10m",
+    ):
+        assert option in line
+    mounts = {mount.split(",target=")[1].partition(",")[0]: mount for mount in container.value("--mount")}
+    assert set(mounts) == {"/site/data", "/site/config", "/site/run", "/site/media"}
+    assert {target for target, mount in mounts.items() if mount.endswith(",readonly")} == {"/site/config"}
+    helper = next(call for call in world.engine.calls if call[0] == "run")
+    assert helper[helper.index("--network") + 1] == "none"
+    assert "--read-only" in helper
+
+
+def test_a_changed_setting_is_a_release(world: World) -> None:
+    world.release("1.0")
+    outcome = world.release("1.0", limits=Limits(memory="1g"))
+    assert (outcome.action, outcome.release) == ("released", 2)
+    world.assert_consistent(world.spec("1.0", limits=Limits(memory="1g")))
+
+
+def test_a_second_release_at_the_same_time_is_refused(world: World) -> None:
+    world.site.make_directories()
+    with world.site.lock():
+        assert "another release of polls is running" in str(world.fails("1.0"))
+    assert not world.engine.calls
+
+
+def test_a_directory_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "srv").write_text("a file")
+    site = Site("polls", tmp_path / "srv")
+    with pytest.raises(ReleaseError, match=f"File exists: {tmp_path}/srv"):
+        Releaser(site, PretendedEngine(site)).run(SPEC)
+
+
+# What is kept
+
+
+def test_old_releases_are_forgotten_but_not_the_generations_that_kept_ones_name(world: World) -> None:
+    world.release("1.0", keep_releases=2)
+    world.release("2.0", keep_releases=2)
+    assert world.site.generations() == {1, 2}
+    world.offer("2.2", migrations=("polls.0001_initial", "polls.0002_more"))
+    world.release("2.2", keep_releases=2)
+    assert set(world.site.records()) == {2, 3}
+    assert world.site.generations() == {2}
+    world.assert_consistent(world.spec("2.2", keep_releases=2))
+
+
+@pytest.mark.parametrize("keep", [1, 0, -3])
+def test_the_live_release_is_always_kept(world: World, keep: int) -> None:
+    world.release("1.0")
+    world.release("1.1", keep_releases=keep)
+    assert set(world.site.records()) == {2}
+    assert world.site.generations() == {1}
+
+
+def test_hashed_static_files_of_the_kept_releases_lie_together(world: World) -> None:
+    shared = world.site.static / "shared"
+    both, first = "both.aaaaaaaaaaaa.css", "first.bbbbbbbbbbbb.css"
+    world.offer("3.0", static={f"css/{both}": "1", first: "2", "plain.css": "3"})
+    world.offer("3.1", static={f"css/{both}": "1", "short.abc.css": "4"})
+    world.offer("3.2", static={})
+    world.release("3.0", keep_releases=2)
+    assert {path.name for path in shared.rglob("*.css")} == {both, first}
+    assert (shared / first).samefile(world.site.static / "1" / first)
+    world.release("3.1", keep_releases=2)
+    world.release("3.2", keep_releases=2)
+    # The first release is gone, and it was the one whose file the shared name was made of.
+    assert {path.name for path in shared.rglob("*.css")} == {both}
+    assert (shared / "css" / both).read_text() == "1"
+    world.release("1.0", keep_releases=2)
+    assert {path.name for path in shared.rglob("*.css")} == set()
+
+
+# What is left over is swept
+
+
+def test_leftovers_of_an_unfinished_release_are_swept(world: World) -> None:
+    world.release("1.0")
+    before = world.picture()
+    site = world.site
+    site.release(2).mkdir()
+    site.generation(2).mkdir()
+    (site.static / "3").mkdir()
+    site.secrets(4).mkdir()
+    site.release_configuration(5).write_text("{}")
+    (site.run / "releases" / "notes").mkdir()
+    world.engine.containers["polls-2"] = dataclasses.replace(
+        world.engine.containers["polls-1"], options=world.engine.containers["polls-1"].options
+    )
+    other = ["--label", "hostwright=release", "--label", "hostwright.site=blog"]
+    world.engine.containers["blog-1"] = dataclasses.replace(world.engine.containers["polls-1"], options=other)
+    world.release("1.0")
+    assert world.engine.containers.pop("blog-1")
+    assert world.picture() == before
+
+
+def test_a_record_that_was_written_but_not_committed_is_swept(world: World) -> None:
+    world.release("1.0")
+    record = world.site.current_record()
+    assert record
+    world.site.release(2).mkdir()
+    dataclasses.replace(record, release=2).write(world.site.release(2) / "release.json")
+    world.release("1.0")
+    world.assert_consistent(world.spec("1.0"))
+
+
+@pytest.mark.parametrize("lost", ["current", "run"])
+def test_databases_whose_release_is_unknown_are_never_removed(world: World, lost: str) -> None:
+    world.release("1.0")
+    world.write_row("a vote")
+    database = world.live_database
+    if lost == "current":
+        world.site.current.unlink()
+    else:
+        shutil.rmtree(world.site.run)
+    before = database.read_text()
+    containers = dict(world.engine.containers)
+    error = world.fails("1.1")
+    assert "nothing was touched" in str(error)
+    assert (f"ln -s releases/1 {world.site.current}" if lost == "current" else "mv ") in str(error)
+    assert database.read_text() == before
+    assert world.engine.containers == containers
+
+
+def test_the_cure_for_a_lost_current_works(world: World) -> None:
+    world.release("1.0")
+    world.site.current.unlink()
+    cure = str(world.fails("1.0")).rpartition("ln -s ")[2].split()
+    Path(cure[1]).symlink_to(cure[0])
+    world.release("1.0")
+    world.assert_consistent(world.spec("1.0"))
+
+
+# Faults
+
+CASES = {"first": (None, "1.0"), "code only": ("1.0", "1.1"), "migrations": ("1.0", "2.0"), "nothing": ("1.0", "1.0")}
+
+
+def prepared(world: World, before: str | None) -> Picture:
+    if before:
+        world.release(before)
+        world.write_row("a vote")
+    world.engine.calls.clear()
+    return world.picture()
+
+
+def number_of_calls(make: Callable[[], World], before: str | None, version: str) -> int:
+    world = make()
+    prepared(world, before)
+    world.release(version)
+    return len(world.engine.calls)
+
+
+@pytest.fixture
+def make(world: World, tmp_path: Path) -> Callable[[], World]:
+    """Return a function that makes worlds."""
+    made = iter(range(10_000))
+
+    def another() -> World:
+        site = Site("polls", tmp_path / f"srv{next(made)}")
+        engine = PretendedEngine(site)
+        engine.images = world.engine.images
+        return World(site, engine)
+
+    return another
+
+
+@pytest.mark.parametrize("fault", ["status", "time"])
+@pytest.mark.parametrize("case", CASES)
+def test_whatever_call_fails_the_old_release_is_whole_and_the_next_run_gets_there(
+    make: Callable[[], World], case: str, fault: str
+) -> None:
+    before, version = CASES[case]
+    failures = commits = 0
+    for number in range(number_of_calls(make, before, version)):
+        world = make()
+        picture = prepared(world, before)
+        world.engine.fail_at, world.engine.fault = number, fault
+        try:
+            world.release(version, secrets={"TOKEN": "another"})
+        except ReleaseError as error:
+            failures += 1
+            assert error.step != "begin"
+            live = world.site.current_record()
+            if live is None or live.image == (before and f"polls:{before}"):
+                assert world.picture() == picture, world.engine.calls[number]
+            else:
+                commits += 1
+                assert error.step in ("retire the old release", "start the live release again")
+                assert world.engine.containers[live.container].running
+        assert world.release(version).action in ("released", "started", "none")
+        world.assert_consistent(world.spec(version))
+        assert world.content()["rows"] == (["a vote"] if before else [])
+    assert failures >= (1 if case == "nothing" else 8)
+    if case == "code only":
+        assert commits >= 3
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wherever_the_caller_dies_current_is_whole_and_the_next_run_gets_there(
+    make: Callable[[], World], case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, version = CASES[case]
+    undo = Releaser._undo
+    for number in range(number_of_calls(make, before, version)):
+        world = make()
+        prepared(world, before)
+        live = world.site.current_record()
+        rows = world.live_database.read_text() if before else ""
+        world.engine.fail_at, world.engine.fault = number, "kill"
+        monkeypatch.setattr(Releaser, "_undo", lambda *_: None)  # the dead undo nothing
+        with pytest.raises((Killed, ReleaseError)):
+            world.release(version, limits=Limits(pids=99) if case == "nothing" else Limits())
+        monkeypatch.setattr(Releaser, "_undo", undo)
+        if live and world.site.current_record() == live:
+            assert world.live_database.read_text() == rows
+        # A release that fails next, before anything else, leaves the site serving.
+        if world.site.current_record():
+            world.fails("9.9")
+            record = world.site.current_record()
+            assert record
+            assert world.engine.containers[record.container].running
+        world.release(version)
+        world.assert_consistent(world.spec(version))
+        assert world.content()["rows"] == (["a vote"] if before else [])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_engine_that_goes_away_for_good_is_the_reason_and_the_next_run_gets_there(
+    make: Callable[[], World], case: str
+) -> None:
+    before, version = CASES[case]
+    for number in range(number_of_calls(make, before, version)):
+        world = make()
+        prepared(world, before)
+        live = world.site.current_record()
+        files = {name: text for name, text in world.picture().items() if not name.startswith("container")}
+        world.engine.fail_at, world.engine.fault = number, "gone"
+        error = world.fails(version)
+        assert "Cannot connect" in str(error)
+        if world.site.current_record() == live:
+            left = {name: text for name, text in world.picture().items() if not name.startswith("container")}
+            assert left == files
+        else:
+            assert error.step == "retire the old release"
+        assert module.serving(world.site, world.engine) in (
+            "What serves now cannot be told.",
+            "The site has no live release yet.",
+        )
+        world.engine.fail_at = -1
+        world.release(version)
+        world.assert_consistent(world.spec(version))
+
+
+def test_a_release_with_migrations_over_one_whose_container_is_gone(world: World) -> None:
+    world.release("1.0")
+    world.write_row("a vote")
+    del world.engine.containers["polls-1"]
+    outcome = world.release("2.0")
+    assert outcome.seconds_down == 0
+    world.assert_consistent(world.spec("2.0"))
+    assert world.content()["rows"] == ["a vote"]
+
+
+def test_what_cannot_be_undone_does_not_hide_the_reason(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.release("1.0")
+    record = world.site.current_record()
+    world.engine.images["polls:1.1"].healthy = False
+
+    def broken(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Site, "remove", broken)
+        assert "did not become ready" in str(world.fails("1.1"))
+    assert world.site.current_record() == record
+    world.release("1.0")
+    world.assert_consistent(world.spec("1.0"))
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["1.0", "1.1", "2.0", "2.1"]),
+            st.sampled_from(["none", "status", "time", "kill"]),
+            st.integers(0, 40),
+            st.integers(1, 3),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_after_any_history_a_successful_run_gives_a_consistent_state(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, int, int]]
+) -> None:
+    site = Site("polls", tmp_path_factory.mktemp("srv"))
+    world = World(site, PretendedEngine(site))
+    world.offer("1.0", static={PHOTO: "a"})
+    world.offer("1.1", static={PHOTO: "a", "other.cccccccccccc.js": "c"})
+    world.offer("2.0", migrations=("polls.0001_initial", "polls.0002_more"))
+    world.offer("2.1", migrations=("polls.0001_initial", "polls.0002_more", "polls.0003_broken"))
+    written: list[str] = []
+    for number, (version, fault, call, keep) in enumerate(steps):
+        world.engine.calls.clear()
+        world.engine.fail_at, world.engine.fault = (-1, "") if fault == "none" else (call, fault)
+        before = world.site.current_record()
+        undo = Releaser._undo
+        try:
+            if fault == "kill":
+                Releaser._undo = lambda *_: None  # type: ignore[method-assign]
+            world.release(version, keep_releases=keep)
+        except (ReleaseError, Killed):
+            now = world.site.current_record()
+            assert before is None or now is not None
+        else:
+            if fault == "none":
+                world.assert_consistent(world.spec(version, keep_releases=keep))
+        finally:
+            Releaser._undo = undo  # type: ignore[method-assign]
+        world.engine.fail_at = -1
+        live = world.site.current_record()
+        if live:
+            assert world.content()["rows"] == written
+            shared = site.static / "shared"
+            for kept in site.records():
+                for path in (site.static / str(kept)).rglob("*.*.*"):
+                    assert (shared / path.relative_to(site.static / str(kept))).exists()
+            world.write_row(f"row {number}")
+            written.append(f"row {number}")
+    world.engine.images["polls:2.0"].migrations = ("polls.0001_initial",)
+    world.release("2.0")
+    world.assert_consistent(world.spec("2.0"))
+    assert world.content()["rows"] == written
+
+
+# Secrets, digests, the module's answers
+
+
+def test_secrets_are_in_their_files_and_nowhere_else(world: World) -> None:
+    world.release("1.0", secrets={"TOKEN": "hunter-2"})
+    before = module.described(world.site)
+    outcome = world.release("1.0", secrets={"TOKEN": "hunter-3"})
+    assert outcome.action == "released"
+    holding = {
+        path.relative_to(world.site.root).as_posix()
+        for path in world.site.root.rglob("*")
+        if path.is_file() and "hunter" in path.read_text()
+    }
+    assert holding == {"config/polls/secrets/1/TOKEN", "config/polls/secrets/2/TOKEN"}
+    assert "hunter" not in json.dumps(world.engine.calls)
+    assert "hunter" not in json.dumps(
+        module.difference(before, outcome, world.spec("1.0", secrets={"TOKEN": "hunter-3"}))
+    )
+    assert "hunter" not in repr(world.spec("1.0", secrets={"TOKEN": "hunter-3"}))
+    key = world.site.secret_key()
+    others = [p for p in world.site.root.rglob("*") if p.is_file() and p.name != "secret_key" and key in p.read_text()]
+    assert others == []
+
+
+CHANGED: dict[str, Any] = {
+    "image": "polls:2",
+    "source_digest": "other",
+    "image_digest": "other",
+    "configuration": {**CONFIGURATION, "scheme": "https"},
+    "limits": Limits(pids=1),
+    "static_url": "/s/",
+    "secrets": {"TOKEN": "other"},
+    "stop_timeout": 31,
+}
+UNRELATED: dict[str, Any] = {"health_timeout": 61, "migrate_timeout": 601, "keep_releases": 4}
+
+
+@pytest.mark.parametrize("name", [item.name for item in dataclasses.fields(Spec)])
+def test_the_digest_changes_with_each_field_that_the_release_consists_of(name: str) -> None:
+    value = {**CHANGED, **UNRELATED}[name]
+    changed = dataclasses.replace(SPEC, **{name: value})
+    assert (changed.digest("key") != SPEC.digest("key")) == (name in CHANGED)
+
+
+@pytest.mark.parametrize("name", [item.name for item in dataclasses.fields(Limits)])
+def test_the_digest_changes_with_each_limit(name: str) -> None:
+    other: Any = {name: 9 if name in ("cpus", "pids") else "9m"}
+    limits = dataclasses.replace(Limits(), **other)
+    assert dataclasses.replace(SPEC, limits=limits).digest("key") != SPEC.digest("key")
+
+
+def test_the_digest_depends_on_the_key_and_not_on_the_order_of_names() -> None:
+    turned = dict(reversed(CONFIGURATION.items()))
+    assert dataclasses.replace(SPEC, configuration=turned).digest("key") == SPEC.digest("key")
+    assert SPEC.digest("key") != SPEC.digest("another key")
+
+
+def parameters(**changes: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        name: option.get("default") for name, option in module.ARGUMENTS.items() if "options" not in option
+    }
+    for name in ("sqlite", "limits"):
+        given[name] = {key: option["default"] for key, option in module.ARGUMENTS[name]["options"].items()}
+    required = {"site": "polls", "image": "polls:1.0", "source_digest": "d", "domains": ["example.org"]}
+    return {**given, "environment_variables": {}, "secrets": {}, **required, **changes}
+
+
+CHANGES = {
+    "image": "polls:2",
+    "source_digest": "e",
+    "domains": ["example.net"],
+    "scheme": "https",
+    "health_path": "/up",
+    "stop_timeout": 3,
+    "static_url": "/s/",
+    "workers": 3,
+    "threads": 3,
+    "backlog": 3,
+    "sqlite": {"synchronous": "FULL", "busy_timeout": 5000, "journal_size_limit": 67108864},
+    "limits": {"memory": "1g", "cpus": 1.0, "pids": 256, "tmp": "256m"},
+    "environment_variables": {"A": "b"},
+    "secrets": {"A": "b"},
+}
+
+
+@pytest.mark.parametrize("option", sorted(set(module.ARGUMENTS) - {"site", "root"}))
+def test_each_option_of_the_module_counts(option: str) -> None:
+    timing = {"health_timeout", "migrate_timeout", "keep_releases"}
+    changed = module.spec_of(parameters(**{option: CHANGES.get(option, 7)}))
+    plain = module.spec_of(parameters())
+    assert changed != plain
+    assert (changed.digest("key") != plain.digest("key")) == (option not in timing)
+
+
+@pytest.mark.parametrize("name", ["lower", "../KEY", "secret_key", "A B", "1A", "", "A\n"])
+def test_a_secret_that_cannot_be_an_environment_variable_is_refused(name: str) -> None:
+    with pytest.raises(ReleaseError, match="cannot name an environment variable") as caught:
+        module.spec_of(parameters(secrets={name: "hunter-2"}))
+    assert "hunter" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "good"), [("lower", True), ("A_1", True), ("A=B", False), ("A-B", False)])
+def test_names_of_environment_variables(name: str, good: bool) -> None:
+    if good:
+        assert module.spec_of(parameters(environment_variables={name: 5})).configuration["environment_variables"] == {
+            name: "5"
+        }
+    else:
+        with pytest.raises(ReleaseError):
+            module.spec_of(parameters(environment_variables={name: "x"}))
+
+
+def test_the_difference_shows_what_the_user_changed_and_no_numbers(world: World) -> None:
+    world.release("1.0", keep_releases=1)
+    before = module.described(world.site)
+    changed = {**CONFIGURATION, "scheme": "https"}
+    outcome = world.release("1.1", configuration=changed, keep_releases=1)
+    shown = module.difference(before, outcome, world.spec("1.1", configuration=changed))
+    gone = set(shown["before"].splitlines()) - set(shown["after"].splitlines())
+    come = set(shown["after"].splitlines()) - set(shown["before"].splitlines())
+    assert gone == {"image: polls:1.0 (source digest-1.0)", ' "scheme": "http",'}
+    assert come == {"image: polls:1.1 (source digest-1.1)", ' "scheme": "https",'}
+    assert module.difference(before, world_none(world), SPEC) == {}
+
+
+def world_none(world: World) -> Outcome:
+    """Return the outcome of a run with nothing to do."""
+    return Outcome("none", 1, world.site.current_record())
+
+
+def test_the_plan_predicts_the_run_and_changes_nothing(world: World) -> None:
+    releaser = Releaser(world.site, world.engine)
+
+    def predicted(version: str) -> bool:
+        before = world.picture()
+        plan = releaser.plan(world.spec(version))
+        assert world.picture() == before
+        done = world.release(version)
+        return (plan.action, plan.release, plan.previous) == (done.action, done.release, done.previous)
+
+    assert releaser.plan(world.spec("1.0")) == Outcome("released", 1, None)
+    assert not world.site.root.exists()
+    assert predicted("1.0")
+    assert predicted("1.0")
+    world.engine.containers["polls-1"].running = False
+    assert predicted("1.0")
+    assert predicted("2.0")
+
+
+def test_the_message_says_what_serves(world: World) -> None:
+    assert module.serving(world.site, world.engine) == "The site has no live release yet."
+    world.release("1.0")
+    assert module.serving(world.site, world.engine) == "Release 1 (polls:1.0) serves on."
+    world.engine.containers["polls-1"].running = False
+    assert "polls-1 does not run" in module.serving(world.site, world.engine)
+    (world.site.current / "release.json").write_text("{")
+    assert module.serving(world.site, world.engine) == "What serves now cannot be told."
