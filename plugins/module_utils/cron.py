@@ -1,0 +1,90 @@
+"""What cron understands: the five fields of a schedule."""
+
+from __future__ import annotations
+
+import re
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+# Field, its least and its greatest value, and its names; crontab(5) of Debian's cron.
+_FIELDS: tuple[tuple[str, int, int, dict[str, int]], ...] = (
+    ("minute", 0, 59, {}),
+    ("hour", 0, 23, {}),
+    ("day of month", 1, 31, {}),
+    ("month", 1, 12, {name: number for number, name in enumerate(_MONTHS, 1)}),
+    ("day of week", 0, 7, {name: number for number, name in enumerate(_DAYS)}),
+)
+_ITEM = re.compile(
+    r"(?P<star>\*)(?:/(?P<star_step>\d+))?|(?P<first>\w+)(?:-(?P<last>\w+)(?:/(?P<step>\d+))?)?", re.ASCII
+)
+_LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+
+
+class CronError(ValueError):
+    """A schedule that cron would not run."""
+
+
+def problem(expression: object) -> str:
+    """Say what is wrong with a cron expression.
+
+    Args:
+        expression: five fields, such as ``17 * * * *``.
+
+    Returns:
+        One sentence; empty if cron would run it.
+    """
+    try:
+        check(expression)
+    except CronError as error:
+        return str(error)
+    return ""
+
+
+def check(expression: object) -> None:
+    """Check a cron expression.
+
+    Raises:
+        CronError: names the field, and what it may be.
+    """
+    if not isinstance(expression, str):
+        raise CronError(f"A cron expression is a text such as '17 * * * *', not {expression!r}.")
+    if "\n" in expression or "\r" in expression:
+        raise CronError("A cron expression is one line.")
+    words = expression.split()
+    if len(words) != len(_FIELDS):
+        names = ", ".join(name for name, _least, _greatest, _names in _FIELDS)
+        raise CronError(f"{expression!r} has {len(words)} fields instead of 5 ({names}).")
+    values = [_values(word, *field) for word, field in zip(words, _FIELDS, strict=True)]
+    days, months, anyday = values[2], values[3], words[4].startswith("*")
+    if anyday and not any(day <= _LONGEST[month - 1] for month in months for day in days):
+        raise CronError(f"{expression!r} would never run: no such month has that day.")
+
+
+def _values(word: str, name: str, least: int, greatest: int, names: dict[str, int]) -> set[int]:
+    found: set[int] = set()
+    for item in word.split(","):
+        match = _ITEM.fullmatch(item)
+        if match is None:
+            raise CronError(
+                f"The {name} {word!r} is not understood: "
+                f"{least}-{greatest}, *, ranges (a-b), steps (*/n, a-b/n) and lists (a,b)."
+            )
+        if match["star"]:
+            first, last = least, greatest
+        else:
+            first = _number(match["first"], name, least, greatest, names)
+            last = first if match["last"] is None else _number(match["last"], name, least, greatest, names)
+        step = int(match["star_step"] or match["step"] or 1)
+        if first > last:
+            raise CronError(f"The {name} {word!r} has a range that goes backwards.")
+        if not 1 <= step <= greatest:
+            raise CronError(f"The {name} {word!r} has a step that is not between 1 and {greatest}.")
+        found.update(range(first, last + 1, step))
+    return found
+
+
+def _number(text: str, name: str, least: int, greatest: int, names: dict[str, int]) -> int:
+    number = int(text) if text.isdigit() else names.get(text.lower(), -1)
+    if not least <= number <= greatest:
+        raise CronError(f"The {name} {text!r} is not between {least} and {greatest}.")
+    return number

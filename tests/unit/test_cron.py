@@ -1,0 +1,71 @@
+"""Schedules that cron would run, and what is said about the others."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.hostwright.django.plugins.filter.cron_problem import FilterModule
+from ansible_collections.hostwright.django.plugins.module_utils.cron import problem
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "17 * * * *",
+        "*/15 0-6,22-23 * * *",
+        "0 3 1-31/2 jan-Mar,dec mon-fri",
+        "  5   4 *\t* 7 ",
+        "0 0 29 2 *",
+        "0 0 31 2 1",
+        "59 23 31 12 0",
+    ],
+)
+def test_right(expression: str) -> None:
+    assert problem(expression) == ""
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("", "0 fields instead of 5"),
+        ("17 * * *", "4 fields instead of 5"),
+        ("17 * * * * root", "6 fields instead of 5"),
+        ("@hourly", "1 fields instead of 5"),
+        ("60 * * * *", "minute '60' is not between 0 and 59"),
+        ("* 24 * * *", "hour '24' is not between 0 and 23"),
+        ("* * 0 * *", "day of month '0' is not between 1 and 31"),
+        ("* * * 13 *", "month '13' is not between 1 and 12"),
+        ("* * * * 8", "day of week '8' is not between 0 and 7"),
+        ("jan * * * *", "minute 'jan'"),
+        ("* * * * mon-frog", "day of week 'frog'"),
+        ("5/10 * * * *", "minute '5/10' is not understood"),
+        ("*/0 * * * *", "step"),
+        ("*/60 * * * *", "step"),
+        ("30-10 * * * *", "backwards"),
+        ("1,,2 * * * *", "is not understood"),
+        ("-1 * * * *", "is not understood"),
+        ("1; * * * *", "is not understood"),
+        ("* * * * *\n* * * * *", "one line"),
+        ("0 0 30 2 *", "would never run"),
+        ("0 0 31 4,6 *", "would never run"),
+        (17, "is a text"),
+        (None, "is a text"),
+    ],
+)
+def test_wrong(expression: object, words: str) -> None:
+    assert words in problem(expression)
+
+
+@given(st.text(alphabet="0123456789*/-,. jan", max_size=30))
+def test_any_text_has_an_answer(expression: str) -> None:
+    assert isinstance(problem(expression), str)
+
+
+@given(st.tuples(st.integers(0, 59), st.integers(0, 23), st.integers(1, 28), st.integers(1, 12), st.integers(0, 7)))
+def test_any_moment_is_right(moment: tuple[int, ...]) -> None:
+    assert problem(" ".join(map(str, moment))) == ""
+
+
+def test_the_filter() -> None:
+    assert FilterModule().filters()["cron_problem"]("17 * * * *") == ""
