@@ -21,7 +21,10 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 LOGS = PROJECT / ".cache" / "logs"
-GROUPS = ("lint", "unit", "app", "demo", "browser", "molecule")
+GROUPS = ("lint", "unit", "app", "setup", "demo", "browser", "molecule")
+
+# A deployment with nothing to do may take so many SSH commands; a peer that pulls from a registry takes 32.
+ROUND_TRIPS = 32
 
 # A step that takes longer hangs, seconds.
 TIME_LIMIT = 1800
@@ -64,6 +67,13 @@ def count_django(status: int, log: str) -> Counts:
     if not failed and (status != 0 or ran == 0):
         failed = 1
     return Counts(max(ran - failed, 0), failed)
+
+
+def count_round_trips(status: int, log: str) -> Counts:
+    """Count a verbose playbook run as one test, which fails if it took too many SSH commands; say how many."""
+    commands = len(re.findall(r"^<[^>]+> SSH: EXEC ", log, re.MULTILINE))
+    print(f"  {commands} SSH commands (at most {ROUND_TRIPS})")
+    return count_step(status or int(not 0 < commands <= ROUND_TRIPS), log)
 
 
 def count_unchanged(status: int, log: str) -> Counts:
@@ -115,9 +125,12 @@ def steps() -> Iterator[Step]:
     yield Step("lint", "shellcheck", ("shellcheck", "--external-sources", *shell_scripts()))
     yield Step("unit", "pytest", ("pytest", "tests/unit"), count_pytest)
     yield Step("app", "django", ("python", "manage.py", "test"), count_django, "app")
+    yield Step("setup", "pytest", ("pytest", "tests/setup"), count_pytest)
     yield Step("demo", "fresh", ("ansible-playbook", "playbooks/sandbox.yml", "-e", "sandbox_state=absent"))
     yield Step("demo", "first", ("scripts/demo",))
     yield Step("demo", "again", ("scripts/demo",), count_unchanged)
+    nothing_to_do = ("ansible-playbook", "-vvv", "deploy.yml", "--limit", "sandbox")
+    yield Step("demo", "round-trips", nothing_to_do, count_round_trips)
     yield Step("browser", "pytest", ("pytest", "tests/browser"), count_pytest)
     for scenario in scenarios():
         yield Step("molecule", scenario, ("molecule", "test", "--scenario-name", scenario))

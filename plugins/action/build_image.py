@@ -134,7 +134,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             if self._local:
                 self._module(phase="export", archive=str(partial.absolute()))
             else:
-                exported = self._module(phase="export")
+                # The file is fetched by the login user, who need not be the one who builds.
+                exported = self._module(phase="export", reader=self._get_remote_user())
                 self._connection.fetch_file(exported["archive"], str(partial))
                 self._remove_tmp_path(exported["archive"], force=True)
             partial.replace(target)

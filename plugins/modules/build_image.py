@@ -239,6 +239,8 @@ def export(parameters: dict[str, Any]) -> str:
     if saving.returncode != 0:
         Path(target).unlink()
         raise EngineError(f"docker save {parameters['reference']} failed ({saving.returncode})")
+    if parameters["reader"] and os.geteuid() == 0:
+        shutil.chown(target, parameters["reader"])
     return str(target)
 
 
@@ -260,6 +262,7 @@ def main() -> None:
             "source_digest": {"type": "str", "default": ""},
             "context": {"type": "path"},
             "archive": {"type": "path"},
+            "reader": {"type": "str"},
         },
         supports_check_mode=True,
     )
