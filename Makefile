@@ -1,9 +1,9 @@
 # Hostwright's commands. The work is done by the scripts in scripts/; `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit browser molecule docs clean
+.PHONY: help setup demo test lint unit browser molecule test-matrix docs clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: ## Set this machine up as a control node: .venv, Docker Engine, nothing else
 	@scripts/setup
@@ -25,6 +25,10 @@ browser: ## Deploy to a fresh sandbox, vote in it with Chromium
 
 molecule: ## Every Molecule scenario (one: molecule test -s NAME)
 	@scripts/test molecule
+
+test-matrix: ## Every Molecule scenario on Debian 12 and on Debian 13 hosts
+	@MOLECULE_DEBIAN=12 scripts/test molecule
+	@MOLECULE_DEBIAN=13 scripts/test molecule
 
 docs: setup ## Rewrite docs/variables.md from the argument specs
 	@.venv/bin/python scripts/variables.py

@@ -131,6 +131,13 @@ def steps() -> Iterator[Step]:
     yield Step("demo", "again", ("scripts/demo",), count_unchanged)
     nothing_to_do = ("ansible-playbook", "-vvv", "deploy.yml", "--limit", "sandbox")
     yield Step("demo", "round-trips", nothing_to_do, count_round_trips)
+    for name, command in (
+        ("backup", ("ansible-playbook", "playbooks/backup.yml", "--limit", "sandbox")),
+        ("manage", ("ansible-playbook", "playbooks/manage.yml", "--limit", "sandbox", "-e", "manage=check --deploy")),
+        ("development", ("ansible-playbook", "deploy.yml", "--limit", "dev")),
+    ):
+        yield Step("demo", name, command)
+    yield Step("demo", "development-again", ("ansible-playbook", "deploy.yml", "--limit", "dev"), count_unchanged)
     yield Step("browser", "pytest", ("pytest", "tests/browser"), count_pytest)
     for scenario in scenarios():
         yield Step("molecule", scenario, ("molecule", "test", "--scenario-name", scenario))

@@ -13,7 +13,6 @@ import platform
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -183,8 +182,3 @@ def layer_difference(lower: IO[bytes] | None, upper: IO[bytes], layer: IO[bytes]
             out.addfile(shipped, content)
             written += 1
     return written
-
-
-def packages_of(wanted: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
-    """The default packages with those a user wants besides, each once, in a stable order."""
-    return tuple(sorted({*default, *wanted}))

@@ -12,6 +12,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.engine import En
 
 TARGET = "/etc/hostwright"  # where the volume is in the container
 OWN = ("nginx.conf", "sites", "pages")  # what of the directory belongs to the configuration
+SITE = re.compile(r"sites/[^./][^/]*\.conf")  # one file a site; those of sites that are not named stay as they are
 UNREAD = ".unread"  # lies there while Nginx has yet to read the files
 
 
@@ -31,7 +32,10 @@ class Change:
 
 
 def change_of(directory: Path, files: Mapping[str, str]) -> Change:
-    """Compare a configuration directory with the wanted files (by relative path)."""
+    """Compare a configuration directory with the wanted files (by relative path).
+
+    Files that are not wanted any more go, but for the sites: another inventory may look after one of them.
+    """
     present = {
         str(path.relative_to(directory))
         for own in OWN
@@ -40,7 +44,7 @@ def change_of(directory: Path, files: Mapping[str, str]) -> Change:
     }
     before: dict[str, str | None] = {}
     after: dict[str, str | None] = {}
-    for name in sorted(present | set(files)):
+    for name in sorted(set(files) | {name for name in present if not SITE.fullmatch(name)}):
         old = (directory / name).read_text(errors="replace") if name in present else None
         if old != files.get(name):
             before[name], after[name] = old, files.get(name)
@@ -60,6 +64,11 @@ def check(engine: Engine, image: str, directory: Path, files: Mapping[str, str])
             target = Path(scratch) / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
+        for path in directory.glob("sites/*.conf"):
+            place = Path(scratch) / "sites" / path.name
+            if not place.exists():
+                place.parent.mkdir(exist_ok=True)
+                place.write_bytes(path.read_bytes())
         for path in directory.iterdir():
             if path.name not in OWN and not path.name.startswith("."):
                 mounts += _shown(path, Path(scratch) / path.name)

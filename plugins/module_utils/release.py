@@ -84,6 +84,7 @@ class Outcome:
     previous: Record | None
     migrations: tuple[str, ...] = ()
     seconds_down: float = 0.0
+    warnings: tuple[str, ...] = ()
 
 
 class Releaser:
@@ -169,7 +170,7 @@ class Releaser:
         for number in self.site.traces() - set(kept):
             self.site.remove(number)
         for generation in generations - {record.generation for record in kept.values()}:
-            remove_tree(self.site.generation(generation))
+            self.site.remove_generation(generation)
         self.site.unfinished.unlink(missing_ok=True)
 
     def _keep_up(self, current: Record, spec: Spec) -> Outcome:
@@ -198,6 +199,7 @@ class Releaser:
             image = self.engine.image(spec.image)
             if image is None:
                 raise ReleaseError(self.step, f"there is no image {spec.image} on the host: push it first")
+            self._check_names(container)
             self._check_volumes()
             self.step = "look at the project and its migrations"
             found = self._runtime(spec, number, "preflight", "--pending")
@@ -240,7 +242,7 @@ class Releaser:
         if down_since:
             seconds_down = time.monotonic() - down_since
         self._finish(record, current, spec)
-        return Outcome("released", number, current, tuple(found["pending"]), seconds_down)
+        return Outcome("released", number, current, tuple(found["pending"]), seconds_down, _warnings(found))
 
     def _finish(self, live: Record, old: Record | None, spec: Spec) -> None:
         """What remains after the commit, here or, if it was cut short, at the next call."""
@@ -266,7 +268,8 @@ class Releaser:
             self._try("start", current.container)
             self._try("exec", current.container, *PROBE, "--timeout", "30")
         for name in (f"{self.site.name}-{number}", self._helper):
-            self._try("rm", "--force", "--volumes", name)
+            with suppress(EngineError):
+                self._remove(name)
         with suppress(OSError):
             self.site.remove(number)
             if current is None or generation != current.generation:
@@ -288,6 +291,26 @@ class Releaser:
     def _configure(self, spec: Spec, number: int, generation: int) -> None:
         text = json.dumps(with_numbers(spec.configuration, number, generation), indent=1, sort_keys=True) + "\n"
         write_durably(self.site.release_configuration(number), text, 0o640, 0, APP_GID)
+
+    def _check_names(self, container: str) -> None:
+        """A container of somebody else's under a name that we need is refused, never removed."""
+        for name in (container, self._helper):
+            found = self.engine.container(name)
+            if found and not self._ours(found):
+                raise ReleaseError(
+                    self.step,
+                    f"there is a container {name} on the host, which is not of this site: rename it or the site",
+                )
+
+    def _ours(self, found: Mapping[str, Any]) -> bool:
+        labels = found["Config"].get("Labels") or {}
+        return labels.get("hostwright") == "release" and labels.get("hostwright.site") == self.site.name
+
+    def _remove(self, name: str) -> None:
+        """Remove a container of this site's; somebody else's of that name stays."""
+        found = self.engine.container(name)
+        if found and self._ours(found):
+            self.engine.run(["rm", "--force", "--volumes", name])
 
     def _check_volumes(self) -> None:
         """A volume of ours that is bound elsewhere would hide the site's data: refuse it."""
@@ -336,7 +359,7 @@ class Releaser:
 
     def _runtime(self, spec: Spec, number: int, *verb: str, timeout: float = 120) -> dict[str, Any]:
         """Run a verb of the image's runtime in a container of its own, without network; return its last line's JSON."""
-        self.engine.run(["rm", "--force", "--volumes", self._helper])
+        self._remove(self._helper)
         command = [
             "run", "--rm", "--name", self._helper, "--network", "none", *self._hardened(spec), *self._mounts(),
             "--label", "hostwright=release", "--label", f"hostwright.site={self.site.name}",
@@ -415,7 +438,18 @@ class Releaser:
         for number in set(records) - kept:
             self.site.remove(number)
         for generation in self.site.generations() - {records[number].generation for number in kept}:
-            remove_tree(self.site.generation(generation))
+            self.site.remove_generation(generation)
+
+
+def _warnings(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the preflight has noticed that does not keep the release from being made."""
+    unknown = found.get("unknown") or []
+    newer = (
+        [f"the database has migrations that this version lacks, so it is newer than the code: {', '.join(unknown)}"]
+        if unknown
+        else []
+    )
+    return (*found.get("warnings", []), *newer)
 
 
 def _tail(text: str, lines: int = int(LOG_LINES)) -> str:

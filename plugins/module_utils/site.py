@@ -192,6 +192,21 @@ class Site:
         remove_tree(self.secrets(number))
         self.release_configuration(number).unlink(missing_ok=True)
 
+    def remove_generation(self, number: int) -> None:
+        """Remove a database generation, unless a backup reads it now (it holds a shared lock on the directory)."""
+        path = self.generation(number)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_tree(path)
+        except BlockingIOError:
+            return
+        finally:
+            os.close(descriptor)
+
     def _prune_shared(self) -> None:
         """Remove the shared static files that no release has any more."""
         shared = self.static / "shared"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ options:
     type: path
     required: true
   files:
-    description: Text of every configuration file, by its path in the directory. Files that are not named here go.
+    description: Text of every configuration file, by its path in the directory.
+      Files that are not named here go, but for those of other sites (below C(sites/)).
     type: dict
     required: true
   image:
@@ -95,6 +97,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    os.umask(0o022)  # Nginx, which is not root, reads what is made here
     parameters: dict[str, Any] = module.params
     directory = Path(parameters["directory"])
     engine = Engine()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,7 @@ def _pretty(value: dict[str, Any]) -> str:
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    os.umask(0o022)  # Nginx, which is not root, reads what is made here
     site = Site(module.params["site"], Path(module.params["root"]))
     engine = Engine()
     releaser = Releaser(site, engine)
@@ -322,6 +324,8 @@ def main() -> None:
         spec = spec_of(module.params)
         before = described(site)
         outcome = releaser.plan(spec) if module.check_mode else releaser.run(spec)
+        for warning in outcome.warnings:
+            module.warn(warning)
         module.exit_json(
             changed=outcome.action != "none",
             action=outcome.action,

@@ -56,7 +56,7 @@ def test_set_up_that_was_killed_is_finished_by_the_next_one(checkout: Path) -> N
         text=True,
         check=True,
     )
-    assert "Make a release of a Django site" in asked.stdout
+    assert "Starts a container of an image that is on the host" in " ".join(asked.stdout.split())
 
 
 def test_set_up_says_which_python_it_needs(checkout: Path, tmp_path: Path) -> None:

@@ -86,7 +86,11 @@ class PretendedEngine(Engine):
         container = self.containers.get(words[2])
         if container is None:
             return Answer(1, stderr=f"Error: No such container: {words[2]}")
-        state = {"State": {"Running": container.running}, "HostConfig": {"RestartPolicy": {"Name": container.restart}}}
+        state = {
+            "State": {"Running": container.running},
+            "HostConfig": {"RestartPolicy": {"Name": container.restart}},
+            "Config": {"Labels": dict(label.split("=", 1) for label in container.value("--label"))},
+        }
         return Answer(0, json.dumps([state]))
 
     def _do_volume_inspect(self, words: list[str]) -> Answer:

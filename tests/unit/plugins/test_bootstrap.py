@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.hostwright.django.plugins.module_utils import bootstrap
-from ansible_collections.hostwright.django.plugins.module_utils.bootstrap import Base, layer_difference, packages_of
+from ansible_collections.hostwright.django.plugins.module_utils.bootstrap import Base, layer_difference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -224,10 +224,6 @@ def test_the_key_depends_on_the_machine_and_the_recipe(monkeypatch: pytest.Monke
     monkeypatch.setattr(bootstrap, "RECIPE", 99)
     keys.add(BASE.key)
     assert len(keys) == 3
-
-
-def test_wanted_packages_come_once_and_in_order() -> None:
-    assert packages_of(["b", "a"], ["c", "b"]) == ("a", "b", "c")
 
 
 def test_a_machine_without_mmdebstrap_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

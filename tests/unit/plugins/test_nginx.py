@@ -66,16 +66,19 @@ def test_what_differs_is_a_change(directory: Path) -> None:
     (directory / "tls").mkdir()
     (directory / "tls" / "key.pem").write_text("private")
     assert not change_of(directory, FILES)
+    (directory / "pages").mkdir()
+    (directory / "pages" / "gone.html").write_text("old")
     changed = {"nginx.conf": "events { }\n", "sites/blog.conf": "new\n"}
     change = change_of(directory, changed)
-    assert change.before == {
-        "nginx.conf": "events {}\n",
-        "sites/blog.conf": None,
-        "sites/polls.conf": FILES["sites/polls.conf"],
-    }
-    assert change.after == {"nginx.conf": "events { }\n", "sites/blog.conf": "new\n", "sites/polls.conf": None}
+    assert change.before == {"nginx.conf": "events {}\n", "pages/gone.html": "old", "sites/blog.conf": None}
+    assert change.after == {"nginx.conf": "events { }\n", "pages/gone.html": None, "sites/blog.conf": "new\n"}
     write(directory, change)
-    assert held(directory) == {**changed, "tls/key.pem": "private", ".unread": ""}
+    assert held(directory) == {
+        **changed,
+        "sites/polls.conf": FILES["sites/polls.conf"],  # another inventory may look after it
+        "tls/key.pem": "private",
+        ".unread": "",
+    }
 
 
 def test_what_an_interrupted_run_left_is_a_change(directory: Path) -> None:
@@ -111,7 +114,7 @@ def test_an_accepted_configuration(directory: Path, docker: Docker) -> None:
 
 
 def test_nginx_sees_the_new_files_beside_what_else_is_there(directory: Path, docker: Docker) -> None:
-    write(directory, change_of(directory, {"nginx.conf": "old", "sites/gone.conf": "old"}))
+    write(directory, change_of(directory, {"nginx.conf": "old", "sites/other.conf": "old"}))
     (directory / "tls").mkdir()
     (directory / "tls" / "key.pem").write_text("private")
     (directory / "dh.pem").write_text("parameters")
@@ -128,6 +131,7 @@ def test_nginx_sees_the_new_files_beside_what_else_is_there(directory: Path, doc
         "./link",
         "./nginx.conf",
         "./sites",
+        "./sites/other.conf",
         "./sites/polls.conf",
         "./tls",
         "events {}",

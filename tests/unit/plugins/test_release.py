@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from ansible_collections.hostwright.django.plugins.modules import release as mod
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.plugins.pretended_engine import App, Killed, PretendedEngine
+from tests.unit.plugins.pretended_engine import App, Container, Killed, PretendedEngine
 
 pytestmark = pytest.mark.usefixtures("owners", "no_fsync")
 
@@ -769,3 +770,26 @@ def test_the_message_says_what_serves(world: World) -> None:
     assert "polls-1 does not run" in module.serving(world.site, world.engine)
     (world.site.current / "release.json").write_text("{")
     assert module.serving(world.site, world.engine) == "What serves now cannot be told."
+
+
+def test_somebody_elses_container_under_our_name_stays(world: World) -> None:
+    for name in ("polls-1", "polls-release"):
+        world.engine.containers[name] = Container("other:1", ["--label", "app=other"], running=True)
+        world.offer("1.0")
+        assert f"there is a container {name} on the host" in str(world.fails("1.0"))
+        assert world.engine.containers.pop(name).running
+    world.release("1.0")
+
+
+def test_a_generation_that_a_backup_reads_is_not_removed(world: World) -> None:
+    site = world.site
+    path = site.generation(1)
+    path.mkdir(parents=True)
+    backup = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(backup, fcntl.LOCK_SH)
+    site.remove_generation(1)
+    assert path.exists()
+    os.close(backup)
+    site.remove_generation(1)
+    assert not path.exists()
+    site.remove_generation(1)

@@ -115,7 +115,7 @@ def test_the_site_is_reached_through_current(role: Role) -> None:
     assert f"proxy_pass http://unix:{WEB}/run/current/app.sock:;" in everything
     assert "proxy_set_header Host $http_host;" in everything
     assert "proxy_set_header X-Forwarded-Proto $scheme;" in everything
-    assert "error_page 502 504 =503 @unavailable;" in everything
+    assert "error_page 502 504 =503 /-/hostwright/unavailable.html;" in everything
 
 
 def test_strangers_do_not_reach_the_readiness_probe(role: Role) -> None:
