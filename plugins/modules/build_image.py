@@ -234,7 +234,7 @@ def export(parameters: dict[str, Any]) -> str:
     with subprocess.Popen(["docker", "save", parameters["reference"]], stdout=subprocess.PIPE) as saving:
         if saving.stdout is None:
             raise EngineError("docker save has no output")
-        with gzip.open(target, "wb", compresslevel=1) as out:
+        with gzip.open(target, "wb", compresslevel=6) as out:
             shutil.copyfileobj(saving.stdout, out, 1 << 20)
     if saving.returncode != 0:
         Path(target).unlink()
