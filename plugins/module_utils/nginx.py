@@ -13,6 +13,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.engine import En
 TARGET = "/etc/hostwright"  # where the volume is in the container
 OWN = ("nginx.conf", "sites", "pages")  # what of the directory belongs to the configuration
 SITE = re.compile(r"sites/[^./][^/]*\.conf")  # one file a site; those of sites that are not named stay as they are
+CONFLICT = "conflicting server name"  # Nginx only warns, and one of two sites would never be served
 UNREAD = ".unread"  # lies there while Nginx has yet to read the files
 
 
@@ -83,7 +84,7 @@ def check(engine: Engine, image: str, directory: Path, files: Mapping[str, str])
             ],
             timeout=60,
         )  # fmt: skip
-    if done.status == 0:
+    if done.status == 0 and CONFLICT not in done.said:
         return
     found = re.search(rf"{TARGET}/(\S+):(\d+)", done.said)
     line = ""

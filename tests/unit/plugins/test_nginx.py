@@ -165,6 +165,12 @@ def test_a_refusal_without_a_line_of_ours_is_shown_as_it_is(directory: Path, doc
     assert str(caught.value) == said
 
 
+def test_a_domain_that_another_site_has_is_refused_though_nginx_only_warns(directory: Path, docker: Docker) -> None:
+    said = 'nginx: [warn] conflicting server name "localhost" on 0.0.0.0:8080, ignored'
+    with pytest.raises(ConfigurationRefusedError, match="conflicting server name"):
+        check(docker(f"echo '{said}' >&2"), "nginx", directory, FILES)
+
+
 def test_a_check_that_hangs_is_not_a_refusal(directory: Path) -> None:
     with pytest.raises(EngineError):
         check(Engine("/nowhere/docker"), "nginx", directory, FILES)

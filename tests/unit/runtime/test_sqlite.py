@@ -54,3 +54,24 @@ def test_an_affected_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sqlite3, "sqlite_version", "3.46.1")
     with pytest.raises(HostwrightError, match=r"SQLite 3\.46\.1 can corrupt .* 3\.51\.3"):
         sqlite.require_safe()
+
+
+def test_connections_tell_how_many_variables_a_statement_may_have(python: Path) -> None:
+    code = """
+import sqlite3
+from sqlite3 import dbapi2
+class Own(dbapi2.Connection): pass
+connection = dbapi2.connect(":memory:")
+limit = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+marks = ",".join("?" * limit)
+assert connection.execute(f"SELECT 1 WHERE 0 IN ({marks})", [0] * limit).fetchall() == [(1,)]
+try:
+    connection.execute(f"SELECT 1 WHERE 0 IN ({marks},?)", [0] * (limit + 1))
+except dbapi2.OperationalError as error:
+    print(error)
+target = sqlite3.connect(":memory:")
+connection.backup(target)
+print(type(dbapi2.connect(":memory:", factory=Own)).__name__)
+"""
+    result = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("too many SQL variables\nOwn\n", "")

@@ -6,12 +6,16 @@ sqlite3 alone where pysqlite3 is not installed.
 """
 
 import sys
+from typing import Any
 
 from hostwright.errors import HostwrightError
 
 # https://sqlite.org/wal.html, "The WAL-reset bug": 3.7.0 to 3.51.2, repaired in 3.51.3 and on two older lines.
 _FIRST_AFFECTED = (3, 7, 0)
 _REPAIRED = (3, 51, 3)
+# https://sqlite.org/limits.html: SQLITE_MAX_VARIABLE_NUMBER since 3.32.0, unless compiled with another.
+_VARIABLE_NUMBER = 32766
+_FACTORY = 5  # where sqlite3.connect takes the connection's class among its positional arguments
 _REPAIRED_LINES = {(3, 50): 7, (3, 44): 6}
 
 
@@ -29,9 +33,33 @@ def replace() -> bool:
     if sys.modules.get("sqlite3") is pysqlite3:
         return True
     pysqlite3.__getattr__ = _constant
+    if not hasattr(pysqlite3.Connection, "getlimit"):
+        _add_limits(pysqlite3)
     sys.modules["sqlite3"] = pysqlite3
     sys.modules["sqlite3.dbapi2"] = pysqlite3.dbapi2
     return True
+
+
+def _add_limits(module: Any) -> None:
+    """Give the connections of pysqlite3 the ``getlimit`` of Python 3.11's sqlite3, as far as Django (6.1) asks."""
+    import _sqlite3
+
+    class Connection(module.Connection):  # type: ignore[misc]  # known at run time only
+        def getlimit(self, category: int, /) -> int:
+            """Tell how many variables a statement may have, which is what the library was compiled with."""
+            if category != _sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER:
+                raise module.NotSupportedError(f"pysqlite3 does not tell the limit {category}")
+            options = dict(row[0].partition("=")[::2] for row in self.execute("PRAGMA compile_options"))
+            return int(options.get("MAX_VARIABLE_NUMBER") or _VARIABLE_NUMBER)
+
+    plain = module.connect
+
+    def connect(*arguments: Any, **options: Any) -> Any:
+        if len(arguments) <= _FACTORY:
+            options.setdefault("factory", Connection)
+        return plain(*arguments, **options)
+
+    module.connect = module.dbapi2.connect = connect
 
 
 def _constant(name: str) -> object:
