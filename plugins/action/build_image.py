@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import tarfile
 import tempfile
@@ -17,6 +16,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.hostwright.django.plugins.module_utils.bootstrap import Base
+from ansible_collections.hostwright.django.plugins.module_utils.image_store import ImageStore, StoreError
 from ansible_collections.hostwright.django.plugins.module_utils.project import ProjectError, context_files, digest_of
 
 display = Display()
@@ -43,7 +43,6 @@ SPEC = {
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 PIP_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT", "PIP_RETRIES")
 CERTIFICATES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
-KEPT_ARCHIVES = 3
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -90,7 +89,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 state = self._module(
                     phase="build", context=there, source_digest=options["source_digest"], labels=options["labels"]
                 )
-        archive = self._archive(Path(options["archive_directory"]).expanduser(), state) if options["export"] else ""
+        archive: Path | str = ""
+        if options["export"]:
+            try:
+                archive = self._export(ImageStore(Path(options["archive_directory"]).expanduser()), state)
+            except (StoreError, OSError) as error:
+                raise AnsibleActionFail(f"cannot export {self._common['reference']}: {error}") from error
         return {**_facts(state, digest), **outcome, "archive": str(archive)}
 
     def _module(self, **arguments: Any) -> dict[str, Any]:
@@ -120,31 +124,28 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         self._fixup_perms2((directory, there))
         yield there
 
-    def _archive(self, directory: Path, state: Mapping[str, Any]) -> Path:
-        """The image's archive on the control node, exported only once for each image."""
-        name, _, tag = self._common["reference"].rpartition(":")
-        directory = directory / re.sub(r"[^A-Za-z0-9._-]", "_", name)
-        target = directory / f"{tag}-{state['image_id'].removeprefix('sha256:')[:12]}.tar.gz"
-        if target.exists():
-            return target
-        directory.mkdir(parents=True, exist_ok=True)
+    def _export(self, store: ImageStore, state: Mapping[str, Any]) -> Path:
+        """The image's description in the control node's store, exported only once for each image."""
+        description = store.description(self._common["reference"], state["image_id"])
+        if store.has_image(description):
+            return description
         display.display(f"    exporting {self._common['reference']} …")
-        partial = target.with_suffix(".part")
+        if self._local:
+            self._module(phase="export", store=str(store.root.absolute()))
+            return description
+        there = [digest for layer in state["layers"] if store.has(digest := layer.removeprefix("sha256:"))]
+        directory = self._make_tmp_path()
         try:
-            if self._local:
-                self._module(phase="export", archive=str(partial.absolute()))
-            else:
-                # The file is fetched by the login user, who need not be the one who builds.
-                exported = self._module(phase="export", reader=self._get_remote_user())
-                self._connection.fetch_file(exported["archive"], str(partial))
-                self._remove_tmp_path(exported["archive"], force=True)
-            partial.replace(target)
+            packed = self._connection._shell.join_path(directory, "export.tar")
+            self._module(
+                phase="export", archive=packed, known={**store.names(), **{digest: digest for digest in there}}
+            )
+            with tempfile.TemporaryDirectory(prefix="hostwright-export-") as here:
+                self._connection.fetch_file(packed, f"{here}/export.tar")
+                store.unpack(Path(here) / "export.tar", description)
         finally:
-            partial.unlink(missing_ok=True)
-        old = sorted(directory.glob("*.tar.gz"), key=lambda path: path.stat().st_mtime)
-        for path in old[:-KEPT_ARCHIVES]:
-            path.unlink()
-        return target
+            self._remove_tmp_path(directory, force=True)
+        return description
 
 
 def _facts(state: Mapping[str, Any], digest: str) -> dict[str, Any]:

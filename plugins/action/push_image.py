@@ -1,14 +1,27 @@
-"""Bring an image from its archive on the control node to a host (action side of the module ``push_image``)."""
+"""Bring what a host lacks of an image to it (action side of ``push_image``; docs/architecture.md has the protocol)."""
 
 from __future__ import annotations
 
-import hashlib
+import ast
+import json
+import shlex
+import zlib
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.hostwright.django.plugins.module_utils import push_host
+from ansible_collections.hostwright.django.plugins.module_utils.image_store import (
+    ExportedImage,
+    ImageStore,
+    Layer,
+    Piece,
+    StoreError,
+)
 
 display = Display()
 
@@ -18,17 +31,21 @@ SPEC = {
     "layers": {"type": "list", "elements": "str", "required": True},
     "digest": {"type": "str", "required": True},
     "source_digest": {"type": "str", "default": ""},
-    "size": {"type": "int", "default": 0},
     "platform": {"type": "str", "default": ""},
     "records": {"type": "path", "default": ""},
 }
+# Reads the script of the host, then runs it; the script reads on.
+START = "import sys,zlib;i=sys.stdin.buffer;exec(zlib.decompress(i.read(int(i.readline()))))"
+BATCH = 8 << 20  # bytes that one command sends, which are in memory at a time
+ATTEMPTS = 3  # to send a piece that arrives damaged, or that a push beside this one has used up
+ROOM = 2  # an Engine needs a layer's size twice while it loads
+RESERVE = 16 << 20
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
     """Asks the host what it has in one round trip; sends and loads only what it lacks."""
 
     _supports_check_mode = True
-    TRANSFERS_FILES = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return what was sent.
@@ -39,43 +56,168 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(SPEC)
         self._vars = task_vars or {}
-        common = {key: value for key, value in options.items() if key != "archive"}
-        state = self._module({**common, "phase": "query"})
+        self._image = options["image"]
+        self._store = ImageStore(Path(options["archive"]).parent.parent)
+        self._request: dict[str, Any] = {
+            key: options[key] for key in ("image", "digest", "source_digest", "platform", "records")
+        }
+        self._request["layers"] = [layer.removeprefix("sha256:") for layer in options["layers"]]
+        state = self._ask({"do": "query", "check": self._task.check_mode})
         if state["present"]:
-            return {"changed": False, "image": options["image"], "bytes": 0, "way": "none"}
-        archive = Path(options["archive"]) if options["archive"] else None
-        size = archive.stat().st_size if archive and archive.is_file() else 0
-        plan = f"{options['image']}: {len(options['layers'])} layers, {size / 1e6:.1f} MB\n"
-        outcome = {
+            return {"changed": False, "image": self._image, "way": "none", "layers": 0, "bytes": 0}
+        if self._task.check_mode and not options["archive"]:  # it would be built first
+            return self._outcome("whole", len(options["layers"]), 0)
+        try:
+            exported = self._store.image(Path(options["archive"]))
+            return self._push(exported, state)
+        except (StoreError, OSError) as error:
+            raise AnsibleActionFail(f"cannot push {self._image}: {error}") from error
+
+    def _push(self, exported: ExportedImage, state: dict[str, Any]) -> dict[str, Any]:
+        """Send the missing layers, or, where the Engine does not take these, all of them."""
+        ways = ["layers", "whole"] if state["have"] else ["whole"]
+        reason, total = "", 0
+        for way in ways:
+            have = state["have"] if way == "layers" else []
+            sent = list({layer.digest: layer for layer in exported.layers if layer.digest not in have}.values())
+            self._check_room(sent, state, reason)
+            size = sum(piece.length for piece in _lacking(sent, state))
+            if self._task.check_mode:
+                return self._outcome(way, len(sent), size)
+            display.display(
+                f"    sending {self._image} to {self._vars.get('inventory_hostname')} "
+                f"({len(sent)} of {len(exported.layers)} layers, {size / 1e6:.1f} MB) …"
+            )
+            answer, count = self._bring(exported, sent, state)
+            total += count
+            if answer["loaded"]:
+                return self._outcome(way, len(sent), total)
+            state, reason = answer, answer.get("failed", "pieces of it do not arrive undamaged")
+            display.vv(f"{self._image}: {way} failed: {reason}")
+        raise AnsibleActionFail(f"the host does not take {self._image}, not even the whole of it: {reason}")
+
+    def _bring(self, exported: ExportedImage, sent: list[Layer], state: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """Send the pieces that are not in the host's spool and load them; return its answer, and the bytes sent."""
+        request = {
+            "config": exported.config,
+            "manifest": exported.manifest,
+            "sent": {
+                layer.digest: {"size": layer.size, "pieces": [(piece.name, piece.length) for piece in layer.pieces]}
+                for layer in sent
+            },
+        }
+        total = 0
+        for _ in range(ATTEMPTS):
+            last: list[tuple[Piece, bytes]] = []
+            for batch in self._batches(sent, state):
+                if last:
+                    self._ask({"do": "take"}, last)
+                last = batch
+                total += sum(len(content) for _, content in batch)
+            state = self._ask({"do": "load", **request}, last)
+            if state["loaded"] or not state["missing"]:
+                break
+        return state, total
+
+    def _batches(self, sent: list[Layer], state: dict[str, Any]) -> Iterator[list[tuple[Piece, bytes]]]:
+        """The pieces to send with their contents, so many at a time as may be in memory."""
+        batch: list[tuple[Piece, bytes]] = []
+        lacking = set(_lacking(sent, state))
+        for layer in sent:
+            for piece, content in self._store.pieces(layer) if lacking.intersection(layer.pieces) else ():
+                if piece not in lacking:
+                    continue
+                if batch and sum(len(content) for _, content in batch) + len(content) > BATCH:
+                    yield batch
+                    batch = []
+                batch.append((piece, content))
+        if batch:
+            yield batch
+
+    def _check_room(self, sent: list[Layer], state: dict[str, Any], reason: str) -> None:
+        """Refuse, before anything is sent, what would fill a disk of the host."""
+        needed: dict[int, int] = {}
+        spool = sum(piece.length for piece in _lacking(sent, state))
+        for place, size in zip(state["room"], (ROOM * sum(layer.size for layer in sent), spool), strict=False):
+            needed[place["device"]] = needed.get(place["device"], RESERVE) + size
+        for place in state["room"]:
+            if place["free"] < needed[place["device"]]:
+                raise AnsibleActionFail(
+                    f"no room for {self._image}: {needed[place['device']] / 1e6:.0f} MB are needed on {place['path']}, "
+                    f"{place['free'] / 1e6:.0f} MB are free; nothing was sent. Make room and run again"
+                    + (f". (The missing layers alone were not enough: {reason})" if reason else "")
+                )
+
+    def _outcome(self, way: str, layers: int, size: int) -> dict[str, Any]:
+        plan = f"{self._image}: {layers} layers, {size} bytes\n"
+        return {
             "changed": True,
-            "image": options["image"],
+            "image": self._image,
+            "way": way,
+            "layers": layers,
             "bytes": size,
-            "way": "whole",
             "diff": {"before": "", "after": plan},
         }
-        if self._task.check_mode:
-            return outcome
-        if archive is None or not archive.is_file():
-            raise AnsibleActionFail(f"no archive {options['archive']} of {options['image']}: build the image first")
-        host = self._vars.get("inventory_hostname")
-        display.display(f"    sending {options['image']} to {host} ({size / 1e6:.0f} MB) …")
+
+    def _ask(self, request: dict[str, Any], pieces: list[tuple[Piece, bytes]] | None = None) -> dict[str, Any]:
+        """One round trip: the host's part of the push with a request and contents of pieces; return its answer.
+
+        Raises:
+            AnsibleActionFail: it has an error to tell, or no answer.
+        """
+        pieces = pieces or []
+        request = {**self._request, **request, "pieces": [(piece.name, piece.length) for piece, _ in pieces]}
+        compressed = zlib.compress(json.dumps(request).encode(), 9)
+        data = b"".join([*_framed(_script()), *_framed(compressed), *(content for _, content in pieces)])
+        result = self._run_with(f"{self._python()} -c {shlex.quote(START)}", data)
+        try:
+            answer: dict[str, Any] = json.loads(result["stdout"].strip().splitlines()[-1])
+        except (IndexError, ValueError) as error:
+            said = "\n".join(f"{result['stderr']}\n{result['stdout']}".strip().splitlines()[-5:])
+            raise AnsibleActionFail(f"the host did not answer about {self._image} ({result['rc']}): {said}") from error
+        if "error" in answer:
+            raise AnsibleActionFail(answer["error"])
+        return answer
+
+    def _run_with(self, command: str, data: bytes) -> dict[str, Any]:
+        """Run a command on the host with that on its standard input, by way of a file where a connection needs it."""
+        become = self._connection.become
+        if self._connection.has_pipelining and (become is None or become.pipelining):
+            piped: dict[str, Any] = self._low_level_execute_command(command, in_data=data)
+            return piped
         directory = self._make_tmp_path()
-        self._connection._shell.tmpdir = directory
-        there = self._connection._shell.join_path(directory, archive.name)
-        self._transfer_file(str(archive), there)
-        self._fixup_perms2((directory, there))
-        self._module({**common, "phase": "load", "archive": there, "sha256": _sha256(archive)})
-        return outcome
+        try:
+            there = self._connection._shell.join_path(directory, "request")
+            self._transfer_data(there, data)
+            self._fixup_perms2((directory, there), execute=False)
+            result: dict[str, Any] = self._low_level_execute_command(f"{command} < {shlex.quote(there)}")
+            return result
+        finally:
+            self._remove_tmp_path(directory, force=True)
 
-    def _module(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        result: dict[str, Any] = self._execute_module(
-            module_name="hostwright.django.push_image", module_args=arguments, task_vars=self._vars
-        )
-        if result.get("failed") or result.get("unreachable"):
-            raise AnsibleActionFail(result.get("msg", "the host did not answer"), result=result)
-        return result
+    def _python(self) -> str:
+        """The host's Python: the one that is named or was discovered, else what its PATH has."""
+        named = str(self._templar.template(self._vars.get("ansible_python_interpreter", "auto")))
+        if not named.startswith("auto"):
+            return named
+        return str(self._vars.get("ansible_facts", {}).get("discovered_interpreter_python") or "python3")
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+def _lacking(sent: list[Layer], state: dict[str, Any]) -> list[Piece]:
+    """Pieces of layers that the host's spool lacks, each once."""
+    spooled = set(state["spooled"])
+    return list(dict.fromkeys(piece for layer in sent for piece in layer.pieces if piece.name not in spooled))
+
+
+def _framed(content: bytes) -> tuple[bytes, bytes]:
+    return b"%d\n" % len(content), content
+
+
+@cache
+def _script() -> bytes:
+    """The host's part of the push, without what only its readers need, compressed."""
+    tree = ast.parse(Path(push_host.__file__).read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return zlib.compress(ast.unparse(tree).encode(), 9)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import platform
 import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hostwright.django.plugins.module_utils.bootstrap import Base, BootstrapError, ensure_base
 from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.hostwright.django.plugins.module_utils.image_store import ImageStore, StoreError
 
 DOCUMENTATION = r"""
 module: build_image
@@ -24,7 +25,8 @@ description:
     bootstrap the base image from Debian's packages with mmdebstrap and build the image.
   - The digest of everything that decides the image's content is kept as a label. While it is unchanged nothing is
     built, and Docker's builder is not called at all.
-  - The image is exported once into a compressed archive on the control node, from which every host is served.
+  - The image is exported once to the control node, each layer compressed once whatever images share it, and every host
+    is served from there.
   - pip's usual environment variables (C(PIP_INDEX_URL), C(PIP_CERT) and so on) and the proxy variables of the control
     node are honoured in the build stages and leave no trace in the image.
 options:
@@ -96,7 +98,7 @@ options:
     type: str
     default: ''
   archive_directory:
-    description: Directory of the control node that keeps the exported archives.
+    description: Directory of the control node that keeps the exported images.
     type: path
     required: true
 attributes:
@@ -142,7 +144,7 @@ layers:
   type: list
   returned: success
 archive:
-  description: Path on the control node of the exported image.
+  description: Path on the control node of the exported image's description.
   type: str
   returned: success
 size:
@@ -228,20 +230,18 @@ def said(output: str) -> list[str]:
     return [line for line in lines if line and not BUILDER_LINE.match(line)]
 
 
-def export(parameters: dict[str, Any]) -> str:
-    """Write the image as a gzip-compressed archive, which every supported Engine loads, and return its path."""
-    target = parameters["archive"] or tempfile.mkstemp(prefix="hostwright-image-", suffix=".tar.gz")[1]
-    with subprocess.Popen(["docker", "save", parameters["reference"]], stdout=subprocess.PIPE) as saving:
-        if saving.stdout is None:
-            raise EngineError("docker save has no output")
-        with gzip.open(target, "wb", compresslevel=6) as out:
-            shutil.copyfileobj(saving.stdout, out, 1 << 20)
-    if saving.returncode != 0:
-        Path(target).unlink()
-        raise EngineError(f"docker save {parameters['reference']} failed ({saving.returncode})")
-    if parameters["reader"] and os.geteuid() == 0:
-        shutil.chown(target, parameters["reader"])
-    return str(target)
+def export(engine: Engine, parameters: dict[str, Any]) -> str:
+    """Bring the image into the store on this machine, or pack what the control node's store lacks; return the path."""
+    if parameters["store"]:
+        return str(ImageStore(Path(parameters["store"])).export(engine, parameters["reference"]))
+    packed = Path(parameters["archive"])
+    with tempfile.TemporaryDirectory(prefix="hostwright-export-") as directory:
+        ImageStore(Path(directory)).export(engine, parameters["reference"], parameters["known"])
+        with tarfile.open(packed, "w") as tar:
+            tar.add(directory, arcname=".")
+    owner = packed.parent.stat()  # the login user, who fetches it
+    os.chown(packed, owner.st_uid, owner.st_gid)
+    return str(packed)
 
 
 def main() -> None:
@@ -261,8 +261,9 @@ def main() -> None:
             "labels": {"type": "dict", "default": {}},
             "source_digest": {"type": "str", "default": ""},
             "context": {"type": "path"},
+            "store": {"type": "path"},
             "archive": {"type": "path"},
-            "reader": {"type": "str"},
+            "known": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -283,9 +284,9 @@ def main() -> None:
         elif parameters["phase"] == "build":
             build(parameters)
         elif parameters["phase"] == "export":
-            result["archive"] = export(parameters)
+            result["archive"] = export(engine, parameters)
         module.exit_json(changed=False, **{**query(engine, parameters), **result})
-    except (EngineError, BootstrapError, OSError) as error:
+    except (EngineError, BootstrapError, StoreError, OSError) as error:
         module.fail_json(msg=str(error))
 
 

@@ -1,0 +1,477 @@
+"""The part of a push that runs on the host: what is there, take pieces of layers, load them.
+
+It is sent as source with every request (docs/architecture.md, "How an image is pushed"), because a module's archive
+alone would be a hundred times as long as what a code change alters. So it imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import lzma
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+SPOOL = Path(
+    os.environ.get("HOSTWRIGHT_SPOOL")
+    or ("/var/lib/hostwright/push" if os.geteuid() == 0 else Path.home() / ".cache/hostwright/push")
+)
+CONTAINERD_ROOTS = ("/var/lib/containerd", "{root}/containerd/daemon")
+BLOBS = "io.containerd.content.v1.content/blobs/sha256"
+DIGEST_LABEL = "org.hostwright.build-digest"
+STAGING = "hostwright-staging"
+ASK_SECONDS = 30.0
+LOAD_SECONDS = 1800.0
+IDLE_SECONDS = 120
+KEPT_SECONDS = 86400.0
+BLOCK = 1 << 20
+
+
+class HostError(Exception):
+    """Why the host cannot take the image, for the person who deploys."""
+
+
+class LoadError(Exception):
+    """What the Engine did not do with an archive; another one may still succeed."""
+
+
+def docker(*arguments: str, limit: float = ASK_SECONDS) -> subprocess.CompletedProcess[str]:
+    """Run one docker command, whatever its exit status.
+
+    Raises:
+        HostError: there is no such program, or it does not end within ``limit`` seconds.
+    """
+    try:
+        return subprocess.run(
+            ["docker", *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=limit, check=False
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        raise HostError("no program 'docker' on the host: install the Docker Engine first (role docker)") from error
+    except subprocess.TimeoutExpired as error:
+        raise HostError(
+            f"the Docker Engine of the host does not answer: 'docker {' '.join(arguments[:2])}' did not end within "
+            f"{limit:.0f} s; look at 'systemctl status docker' there"
+        ) from error
+
+
+def inspect(reference: str) -> dict[str, Any] | None:
+    """The image behind a reference, or None where there is none.
+
+    Raises:
+        HostError: the Engine does not say.
+    """
+    done = docker("image", "inspect", reference)
+    if done.returncode == 0:
+        found: dict[str, Any] = json.loads(done.stdout)[0]
+        return found
+    if "no such" in done.stderr.lower():
+        return None
+    raise HostError(f"the Docker Engine of the host does not answer: {done.stderr.strip()}")
+
+
+def layers_of(image: dict[str, Any] | None) -> list[str]:
+    """Diff ids of an image's layers, without the algorithm."""
+    found = (image or {}).get("RootFS", {}).get("Layers") or []
+    return [layer.removeprefix("sha256:") for layer in found]
+
+
+def is_present(request: dict[str, Any]) -> bool:
+    """Whether the reference names the wanted layers, made of the wanted source."""
+    image = inspect(request["image"])
+    labels = (image or {}).get("Config", {}).get("Labels") or {}
+    return image is not None and layers_of(image) == request["layers"] and labels.get(DIGEST_LABEL) == request["digest"]
+
+
+class Engine:
+    """What matters here of the host's Engine: its store, what that has, where it lies."""
+
+    def __init__(self) -> None:
+        done = docker("info", "--format", "{{json .}}")
+        information = json.loads(done.stdout) if done.stdout.startswith("{") else {}
+        if not information.get("DockerRootDir"):
+            reason = done.stderr.strip() or "; ".join(information.get("ServerErrors") or [])
+            raise HostError(f"the Docker Engine of the host does not answer: {reason}")
+        self.root = Path(information["DockerRootDir"])
+        self.containerd = ["driver-type", "io.containerd.snapshotter.v1"] in (information.get("DriverStatus") or [])
+        roots = [Path(root.format(root=self.root)) for root in CONTAINERD_ROOTS] if self.containerd else []
+        self.blobs = [root / BLOBS for root in roots if (root / BLOBS).is_dir()]
+
+    def has(self, layers: Sequence[str]) -> list[str]:
+        """Which of the layers an archive may leave out.
+
+        The classic store has a layer only above the same layers: the longest common beginning with any image. In
+        containerd's a layer counts that lies there uncompressed: of a pulled image it has compressed ones only, and an
+        image that shares those would be incomplete (it runs, but cannot be saved).
+        """
+        if self.containerd:
+            return [layer for layer in layers if any((blobs / layer).exists() for blobs in self.blobs)]
+        ids = sorted(set(docker("image", "ls", "--all", "--quiet", "--no-trunc").stdout.split()))
+        if not ids:
+            return []
+        length = 0
+        # An image that is removed meanwhile is an error of the command; the others are shown.
+        for line in docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", *ids).stdout.splitlines():
+            found = [layer.removeprefix("sha256:") for layer in json.loads(line) or []]
+            common = next((n for n, pair in enumerate(zip(found, layers)) if pair[0] != pair[1]), None)  # noqa: B905
+            length = max(length, min(len(found), len(layers)) if common is None else common)
+        return list(layers[:length])
+
+    def room(self) -> list[dict[str, Any]]:
+        """Where the push needs room: path, file system, free bytes; where the layers end up first, the spool last."""
+        places = [*self.blobs[:1], self.root] if self.containerd else [self.root]
+        spool = next(path for path in (SPOOL, *SPOOL.parents) if path.exists())
+        return [
+            {"path": str(path), "device": path.stat().st_dev, "free": shutil.disk_usage(path).free}
+            for path in [*places[:1], spool]
+        ]
+
+
+def refusal(records: Path, reference: str, digest: str) -> str:
+    """Why the host may not take an image under that name; empty if it may.
+
+    Raises:
+        HostError: a release record is unreadable.
+    """
+    deployed: dict[str, int] = {}
+    for path in sorted(records.glob("*/release.json")):
+        try:
+            record = json.loads(path.read_text())
+            image, known, release = record["image"], record["source_digest"], int(record["release"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise HostError(f"the release record {path} cannot be read: {error}") from error
+        if image == reference and known != digest:
+            deployed[known] = max(deployed.get(known, 0), release)
+    for known, release in deployed.items():
+        return (
+            f"{reference} is deployed here already (release {release}, source {known[:12]}) and the source to "
+            f"deploy now is another one ({digest[:12]}): a version is immutable. Raise the number in VERSION, or "
+            "give another one with -e site_version=…"
+        )
+    return ""
+
+
+def query(request: dict[str, Any]) -> dict[str, Any]:
+    """Whether the image is there; if not, what is, and how much room.
+
+    Raises:
+        HostError: the host may not or cannot take the image.
+    """
+    machine = platform.machine()
+    if request["platform"] not in ("", machine):
+        raise HostError(
+            f"{request['image']} is for {request['platform']}, this host is {machine}: name a builder of that kind "
+            "with image_builder"
+        )
+    if request["records"]:
+        reason = refusal(Path(request["records"]), request["image"], request["source_digest"])
+        if reason:
+            raise HostError(reason)
+    if request["check"] and shutil.which("docker") is None:
+        return {"present": False, "have": [], "spooled": [], "room": [], "store": "none"}
+    if is_present(request):
+        return {"present": True}
+    return {"present": False, **state(request)}
+
+
+def state(request: dict[str, Any]) -> dict[str, Any]:
+    """What the host has of the image."""
+    engine = Engine()
+    return {
+        "have": engine.has(request["layers"]),
+        "spooled": [path.name for path in SPOOL.glob("*.xz")] if SPOOL.is_dir() else [],
+        "room": engine.room(),
+        "store": "containerd" if engine.containerd else "classic",
+    }
+
+
+def take(pieces: Sequence[Sequence[Any]], stream: IO[bytes]) -> None:
+    """Put pieces that arrive one after the other into the spool, each under its name once it is whole and undamaged.
+
+    Args:
+        pieces: name (the SHA-256 of the content, and ``.xz``) and length in bytes of each.
+        stream: their contents.
+
+    Raises:
+        HostError: the connection was cut, or the host cannot write them.
+    """
+    SPOOL.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, length in pieces:
+        part = SPOOL / f"{name}.{os.getpid()}.part"
+        try:
+            digest = hashlib.sha256()
+            with part.open("wb") as out:
+                for block in blocks(stream, length):
+                    digest.update(block)
+                    out.write(block)
+            if f"{digest.hexdigest()}.xz" == name:
+                part.rename(SPOOL / name)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def blocks(stream: IO[bytes], length: int) -> Iterator[bytes]:
+    """Yield so many bytes of a stream in blocks.
+
+    Raises:
+        HostError: it ended before.
+    """
+    while length:
+        signal.alarm(IDLE_SECONDS)
+        block = stream.read(min(length, BLOCK))
+        signal.alarm(0)
+        if not block:
+            raise HostError("the connection was cut while the image was sent: run again to send the rest")
+        length -= len(block)
+        yield block
+
+
+def sweep() -> None:
+    """Drop what lies in the spool for more than a day."""
+    for path in SPOOL.glob("*"):
+        with suppress(OSError):
+            if path.stat().st_mtime < time.time() - KEPT_SECONDS:
+                path.unlink()
+
+
+class Pieces(io.RawIOBase):
+    """The uncompressed content of a layer's pieces, one after the other, and its digest so far."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        self.now: IO[bytes] | None = None
+        self.digest = hashlib.sha256()
+
+    def readable(self) -> bool:
+        """It can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer as far as the current piece goes; 0 at the end."""
+        while self.now or self.paths:
+            if self.now is None:
+                self.now = lzma.open(self.paths.pop(0))  # noqa: SIM115 (it is closed at its end)
+            block = self.now.read(len(buffer))
+            if block:
+                buffer[: len(block)] = block
+                self.digest.update(block)
+                return len(block)
+            self.now.close()
+            self.now = None
+        return 0
+
+
+def write_archive(out: IO[bytes], request: dict[str, Any], staging: str) -> None:
+    """Write the archive that every Engine loads, in either store, with the layers that are sent only.
+
+    Raises:
+        LoadError: a layer in the spool is damaged; its pieces are gone then.
+    """
+    config, manifest = request["config"].encode(), request["manifest"].encode()
+    config_digest, manifest_digest = (hashlib.sha256(content).hexdigest() for content in (config, manifest))
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.GNU_FORMAT) as tar:
+
+        def add(name: str, size: int, content: IO[bytes]) -> None:
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = size, 0o644
+            tar.addfile(member, content)
+
+        def add_json(name: str, value: Any) -> None:
+            content = json.dumps(value).encode()
+            add(name, len(content), io.BytesIO(content))
+
+        add_json("oci-layout", {"imageLayoutVersion": "1.0.0"})
+        for digest, content in ((config_digest, config), (manifest_digest, manifest)):
+            add(f"blobs/sha256/{digest}", len(content), io.BytesIO(content))
+        for layer, sent in request["sent"].items():
+            paths = [SPOOL / name for name, _ in sent["pieces"]]
+            pieces = Pieces(paths)
+            try:
+                add(f"blobs/sha256/{layer}", sent["size"], io.BufferedReader(pieces, BLOCK))
+                whole = pieces.digest.hexdigest() == layer
+            except (lzma.LZMAError, EOFError, tarfile.ReadError, FileNotFoundError):
+                whole = False
+            except OSError as error:
+                if "unexpected end of data" not in str(error):  # of the layer, says tarfile
+                    raise
+                whole = False
+            if not whole:
+                for path in paths:
+                    path.unlink(missing_ok=True)
+                raise LoadError(f"layer {layer[:12]} is damaged in the host's {SPOOL}")
+        descriptor = {
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": f"sha256:{manifest_digest}",
+            "size": len(manifest),
+            "annotations": {
+                "io.containerd.image.name": f"docker.io/library/{staging}",
+                "org.opencontainers.image.ref.name": staging.partition(":")[2],
+            },
+        }
+        add_json("index.json", {"schemaVersion": 2, "manifests": [descriptor]})
+        layers = [f"blobs/sha256/{layer}" for layer in request["layers"]]
+        add_json(
+            "manifest.json", [{"Config": f"blobs/sha256/{config_digest}", "RepoTags": [staging], "Layers": layers}]
+        )
+
+
+def load(request: dict[str, Any]) -> dict[str, Any]:
+    """Load what lies in the spool so that on any failure the image's name is as it was.
+
+    Returns:
+        ``loaded``; if not, ``failed`` with the reason or ``missing`` (a piece is), and the state anew.
+    """
+    with locked():
+        wanted = [SPOOL / name for sent in request["sent"].values() for name, _ in sent["pieces"]]
+        if is_present(request):  # somebody else was faster
+            return {"loaded": True, "sent": False}
+        if not all(path.exists() for path in wanted):
+            return {"loaded": False, "missing": True, **state(request)}
+        staging = f"{STAGING}:{os.getpid()}-{time.time_ns():x}"
+        (SPOOL / "staging").write_text(staging)
+        try:
+            run_load(request, staging)
+            verify(request, staging)
+            must("tag", staging, request["image"])
+        except LoadError as error:
+            missing = not all(path.exists() for path in wanted)
+            return {"loaded": False, "missing": missing, "failed": str(error), **state(request)}
+        finally:
+            clear(staging)
+        for path in wanted:
+            path.unlink(missing_ok=True)
+    return {"loaded": True, "sent": True}
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """One load at a time on a host; who comes next clears up after one that was killed."""
+    SPOOL.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (SPOOL / "lock").open("w") as lock:
+        os.utime(lock.fileno())
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            clear((SPOOL / "staging").read_text())
+        yield
+
+
+def clear(staging: str) -> None:
+    """Remove the staging tag and the container that tries it."""
+    if staging:
+        docker("image", "rm", "--force", staging)
+    if docker("ps", "--all", "--quiet", "--filter", f"name=^{container_of(staging)}$").stdout:
+        docker("rm", "--force", "--volumes", container_of(staging))
+    (SPOOL / "staging").unlink(missing_ok=True)
+
+
+def container_of(staging: str) -> str:
+    """Name of the container that is created of the staging tag."""
+    return staging.replace(":", "-")
+
+
+def run_load(request: dict[str, Any], staging: str) -> None:
+    """Stream the archive into ``docker load``.
+
+    Raises:
+        LoadError: the Engine refuses it, by its exit status or only by what it prints.
+    """
+    command = ["docker", "load", "--quiet"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as loading:
+        assert loading.stdin is not None  # noqa: S101 (it is a pipe)
+        try:
+            with suppress(BrokenPipeError):  # the Engine gave up; its output says why
+                write_archive(loading.stdin, request, staging)
+            said = loading.communicate(timeout=LOAD_SECONDS)[0].decode(errors="replace").strip()
+        except BaseException as error:
+            loading.kill()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise LoadError("'docker load' did not end") from error
+            raise
+    if loading.returncode != 0 or "error" in said.lower():
+        raise LoadError(f"'docker load' failed ({loading.returncode}): {said}")
+
+
+def verify(request: dict[str, Any], staging: str) -> None:
+    """Check that the staging tag names the very image, and that a container can be made of it.
+
+    Raises:
+        LoadError: it does not.
+    """
+    image = inspect(staging)
+    if image is None:
+        raise LoadError("'docker load' brought no image")
+    ids = {f"sha256:{hashlib.sha256(request[key].encode()).hexdigest()}" for key in ("config", "manifest")}
+    if image["Id"] not in ids or layers_of(image) != request["layers"]:
+        raise LoadError(f"the Engine loaded something else: {image['Id']}")
+    must(
+        "create", "--name", container_of(staging), "--label", "hostwright=check", "--pull", "never",
+        "--network", "none", staging, "/",
+    )  # fmt: skip
+    must("rm", "--volumes", container_of(staging))
+
+
+def must(*arguments: str) -> None:
+    """Run a docker command.
+
+    Raises:
+        LoadError: it failed.
+    """
+    done = docker(*arguments)
+    if done.returncode != 0:
+        raise LoadError(f"'docker {arguments[0]}' failed: {done.stderr.strip()}")
+
+
+def answer(stream: IO[bytes]) -> dict[str, Any]:
+    """Read a request and do what it says: ``query``, ``take`` (pieces that follow) or ``load`` (take, then load).
+
+    Args:
+        stream: a line with the length of the request, the request as compressed JSON, and pieces.
+
+    Returns:
+        The answer; ``error`` in it says why the host cannot.
+    """
+    request = json.loads(zlib.decompress(stream.read(int(stream.readline()))))
+    try:
+        if request["do"] == "query":
+            return query(request)
+        sweep()
+        take(request["pieces"], stream)
+        return load(request) if request["do"] == "load" else {}
+    except HostError as error:
+        return {"error": str(error)}
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        return {"error": f"cannot push to the host: {error.strerror or error}{where}"}
+    finally:
+        while stream.read(BLOCK):  # a sender that cannot send on would take the host for unreachable
+            pass
+
+
+def stop(number: int, frame: object) -> None:  # noqa: ARG001
+    """End as at an error, so that temporary files go."""
+    raise HostError(f"stopped by signal {number}")
+
+
+def main() -> None:
+    """Answer the one request on standard input with one line of JSON."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, stop)
+    os.environ["LC_ALL"] = "C"
+    os.environ["PATH"] += ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
+    print("\n" + json.dumps(answer(sys.stdin.buffer)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

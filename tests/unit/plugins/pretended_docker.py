@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""A docker program that keeps its images in the directory $PRETENDED: a store with the classic one's rules.
+
+The file `fault` there says what goes wrong: `load` (refused), `quiet` (refused, exit status 0, and the tag is taken),
+`other` (an image without its last layer is loaded), `create`, `tag`, `down` (no Engine), or `hang` (it never answers).
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+ROOT = Path(os.environ["PRETENDED"])
+words = sys.argv[1:]
+fault = (ROOT / "fault").read_text() if (ROOT / "fault").exists() else ""
+store = ROOT / "store.json"
+state: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {"images": {}, "containers": []}
+images: dict[str, Any] = state["images"]
+with (ROOT / "calls").open("a") as log:
+    log.write(" ".join(words) + "\n")
+
+
+def end(status: int = 0, said: str = "", error: str = "") -> NoReturn:
+    store.write_text(json.dumps(state))
+    print(said)
+    print(error, file=sys.stderr)
+    sys.exit(status)
+
+
+def load() -> None:
+    blobs: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
+            for member in archive:
+                content = archive.extractfile(member)
+                blobs[member.name] = content.read() if content else b""
+    except tarfile.ReadError:
+        end(1, error="unexpected EOF")
+    manifest = json.loads(blobs["manifest.json"])[0] if "manifest.json" in blobs else end(1, error="no manifest")
+    config = json.loads(blobs[manifest["Config"]])
+    diff_ids = config["rootfs"]["diff_ids"]
+    index = json.loads(blobs["index.json"])["manifests"][0]
+    oci = json.loads(blobs["blobs/" + index["digest"].replace(":", "/")])
+    assert index["annotations"]["io.containerd.image.name"] == f"docker.io/library/{manifest['RepoTags'][0]}"
+    assert [layer["digest"] for layer in oci["layers"]] == diff_ids
+    chains = [image["RootFS"]["Layers"] for image in images.values()]
+    for number, (name, diff_id) in enumerate(zip(manifest["Layers"], diff_ids, strict=True)):
+        if name in blobs:
+            assert f"sha256:{hashlib.sha256(blobs[name]).hexdigest()}" == diff_id
+            assert len(blobs[name]) == oci["layers"][number]["size"]
+        elif diff_ids[: number + 1] not in [chain[: number + 1] for chain in chains]:
+            end(1, error=f"open /tmp/{name}: no such file or directory")
+    image = {
+        "Id": f"sha256:{hashlib.sha256(blobs[manifest['Config']]).hexdigest()}",
+        "RootFS": {"Layers": diff_ids[:-1] if fault == "other" else diff_ids},
+        "Config": config["config"],
+        "Architecture": config["architecture"],
+    }
+    if fault == "load" or (fault == "partly" and len(blobs) < 5 + len(set(diff_ids))):
+        end(1, error="Error processing tar file: no space left on device")
+    images[manifest["RepoTags"][0]] = image
+    end(0, said="Error unpacking image" if fault == "quiet" else f"Loaded image: {manifest['RepoTags'][0]}")
+
+
+if fault == "down":
+    end(1, error="Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?")
+if fault == "hang":
+    time.sleep(60)
+if words[0] == fault:
+    end(1, error=f"pretended failure of {fault}")
+match words[:2]:
+    case ["info", _]:
+        end(said=json.dumps({"DockerRootDir": str(ROOT), "DriverStatus": []}))
+    case ["load", _]:
+        load()
+    case ["image", "inspect"] if words[2] == "--format":
+        end(said="\n".join(json.dumps(image["RootFS"]["Layers"]) for image in images.values()))
+    case ["image", "inspect"]:
+        if words[2] in images:
+            end(said=json.dumps([images[words[2]]]))
+        end(1, "[]", f"Error: No such image: {words[2]}")
+    case ["image", "ls"]:
+        end(said="\n".join(image["Id"] for image in images.values()))
+    case ["image", "rm"]:
+        images.pop(words[-1], None)
+        end()
+    case ["tag", _]:
+        images[words[2]] = images[words[1]]
+        end()
+    case ["create", _]:
+        state["containers"].append(words[words.index("--name") + 1])
+        end()
+    case ["rm", _]:
+        state["containers"].remove(words[-1])
+        end()
+    case ["ps", _]:
+        wanted = words[words.index("--filter") + 1].removeprefix("name=^").removesuffix("$")
+        end(said="1" if wanted in state["containers"] else "")
+    case ["save", _]:
+        sys.stdout.buffer.write((ROOT / "saved.tar").read_bytes())
+        sys.stdout.flush()
+        if fault == "save-fails":
+            sys.exit("Error response from daemon: EOF")
+    case _:
+        end(125, error=f"pretended docker does not know {words}")
