@@ -85,7 +85,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             if self._task.check_mode:
                 return self._outcome(way, len(sent), size)
             display.display(
-                f"    sending {self._image} to {self._vars.get('inventory_hostname')} "
+                f"    sending {self._image} to {self._task.delegate_to or self._vars.get('inventory_hostname')} "
                 f"({len(sent)} of {len(exported.layers)} layers, {size / 1e6:.1f} MB) …"
             )
             answer, count = self._bring(exported, sent, state)
@@ -197,10 +197,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
 
     def _python(self) -> str:
         """The host's Python: the one that is named or was discovered, else what its PATH has."""
-        named = str(self._templar.template(self._vars.get("ansible_python_interpreter", "auto")))
+        known = self._vars.get("ansible_delegated_vars", {}).get(self._task.delegate_to, self._vars)
+        named = str(self._templar.template(known.get("ansible_python_interpreter", "auto")))
         if not named.startswith("auto"):
             return named
-        return str(self._vars.get("ansible_facts", {}).get("discovered_interpreter_python") or "python3")
+        return str(known.get("ansible_facts", {}).get("discovered_interpreter_python") or "python3")
 
 
 def _lacking(sent: list[Layer], state: dict[str, Any]) -> list[Piece]:

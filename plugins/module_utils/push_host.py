@@ -25,10 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-SPOOL = Path(
-    os.environ.get("HOSTWRIGHT_SPOOL")
-    or ("/var/lib/hostwright/push" if os.geteuid() == 0 else Path.home() / ".cache/hostwright/push")
-)
+SPOOL = Path("/var/lib/hostwright/push") if os.geteuid() == 0 else Path.home() / ".cache/hostwright/push"
 CONTAINERD_ROOTS = ("/var/lib/containerd", "{root}/containerd/daemon")
 BLOBS = "io.containerd.content.v1.content/blobs/sha256"
 DIGEST_LABEL = "org.hostwright.build-digest"

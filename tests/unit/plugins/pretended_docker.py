@@ -5,11 +5,11 @@ The file `fault` there says what goes wrong: `load` (refused), `quiet` (refused,
 `other` (an image without its last layer is loaded), `create`, `tag`, `down` (no Engine), or `hang` (it never answers).
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import sys
-import tarfile
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +17,10 @@ from typing import Any, NoReturn
 ROOT = Path(os.environ["PRETENDED"])
 words = sys.argv[1:]
 fault = (ROOT / "fault").read_text() if (ROOT / "fault").exists() else ""
+if fault == "hang":
+    time.sleep(60)
+lock = (ROOT / "docker.lock").open("w")
+fcntl.flock(lock, fcntl.LOCK_EX)
 store = ROOT / "store.json"
 state: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {"images": {}, "containers": []}
 images: dict[str, Any] = state["images"]
@@ -32,6 +36,8 @@ def end(status: int = 0, said: str = "", error: str = "") -> NoReturn:
 
 
 def load() -> None:
+    import tarfile
+
     blobs: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
@@ -68,8 +74,6 @@ def load() -> None:
 
 if fault == "down":
     end(1, error="Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?")
-if fault == "hang":
-    time.sleep(60)
 if words[0] == fault:
     end(1, error=f"pretended failure of {fault}")
 match words[:2]:
