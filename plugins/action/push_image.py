@@ -71,7 +71,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             exported = self._store.image(Path(options["archive"]))
             return self._push(exported, state)
         except (StoreError, OSError) as error:
-            raise AnsibleActionFail(f"cannot push {self._image}: {error}") from error
+            raise AnsibleActionFail(f"cannot push {self._image}: {error}") from None  # Ansible adds causes
 
     def _push(self, exported: ExportedImage, state: dict[str, Any]) -> dict[str, Any]:
         """Send the missing layers, or, where the Engine does not take these, all of them."""
