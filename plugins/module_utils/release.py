@@ -30,6 +30,8 @@ from ansible_collections.hostwright.django.plugins.module_utils.site import (
 HASHED_NAME = re.compile(r"\.[0-9a-f]{12}\.[^./]+$")  # as ManifestStaticFilesStorage names files
 PROBE = ("python3", "-m", "hostwright", "probe")
 LOG_LINES = "25"
+TITLE_LABEL = "org.opencontainers.image.title"
+DEVELOPMENT = "-dev"  # ends the tags of images for development, which no release names
 TMP = "/tmp"  # noqa: S108 (the container's own, in memory)
 
 
@@ -255,6 +257,7 @@ class Releaser:
             self._stop(old.container, spec)
             self.engine("rm", "--force", "--volumes", old.container)
         self._forget(live.release, spec.keep_releases)
+        self._forget_images(live)
         self.site.unfinished.unlink(missing_ok=True)
 
     def _undo(self, current: Record | None, number: int, generation: int) -> None:
@@ -439,6 +442,29 @@ class Releaser:
             self.site.remove(number)
         for generation in self.site.generations() - {records[number].generation for number in kept}:
             self.site.remove_generation(generation)
+
+    def _forget_images(self, live: Record) -> None:
+        """Drop the site's images that are older than the live one and that no kept release names.
+
+        Only images of ours are looked at.
+        """
+        kept = self.site.records().values()
+        names, ids = {record.image for record in kept}, {record.image_id for record in kept}
+        site = live.image.rpartition(":")[0]
+        labels = ("hostwright=image", f"{TITLE_LABEL}={site}")
+        listed = self.engine.run(
+            [
+                "image", "ls", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}",
+                *(word for label in labels for word in ("--filter", f"label={label}")),
+            ]
+        )  # fmt: skip
+        images = [line.split() for line in listed.stdout.splitlines()]  # the newest one first
+        newer = next((n for n, (_, name) in enumerate(images) if name == live.image), len(images))
+        for identity, name in images[newer:]:
+            untagged = name == "<none>:<none>" and identity not in ids
+            old = name.startswith(f"{site}:") and name not in names and not name.endswith(DEVELOPMENT)
+            if untagged or old:
+                self.engine.run(["image", "rm", identity if untagged else name])  # refused while a container uses it
 
 
 def _warnings(found: Mapping[str, Any]) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ options:
     type: int
     default: 600
   keep_releases:
-    description: Number of release records to keep, with their database generations.
+    description: Number of release records to keep, with their database generations and images.
     type: int
     default: 3
   static_url:

@@ -27,6 +27,7 @@ class App:
     static_url: str | None = "/static/"
     healthy: bool = True
     dies: bool = False
+    labels: tuple[str, ...] = ("hostwright=image", "org.opencontainers.image.title=polls")
 
 
 @dataclass
@@ -81,6 +82,18 @@ class PretendedEngine(Engine):
             return Answer(1, stderr=f"Error: No such image: {words[2]}")
         found = {"Id": f"sha256:{words[2]}", "RootFS": {"Layers": ["sha256:a"]}, "Architecture": "amd64"}
         return Answer(0, json.dumps([found]))
+
+    def _do_image_ls(self, words: list[str]) -> Answer:
+        wanted = {words[i + 1].removeprefix("label=") for i, word in enumerate(words) if word == "--filter"}
+        ours = [name for name, app in reversed(self.images.items()) if wanted <= set(app.labels)]
+        return Answer(0, "\n".join(f"sha256:{n} {n if ':' in n else '<none>:<none>'}" for n in ours))
+
+    def _do_image_rm(self, words: list[str]) -> Answer:
+        name = words[-1].removeprefix("sha256:")
+        if any(container.image == name for container in self.containers.values()):
+            return Answer(1, stderr=f"conflict: unable to remove {name}: container is using it")
+        del self.images[name]
+        return Answer(0)
 
     def _do_container_inspect(self, words: list[str]) -> Answer:
         container = self.containers.get(words[2])
