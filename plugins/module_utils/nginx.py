@@ -11,7 +11,7 @@ from pathlib import Path
 from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine
 
 TARGET = "/etc/hostwright"  # where the volume is in the container
-OWN = ("nginx.conf", "sites", "pages")  # what of the directory belongs to the configuration
+OWN = ("nginx.conf", "sites", "pages", "scripts")  # what of the directory belongs to the configuration
 SITE = re.compile(r"sites/[^./][^/]*\.conf")  # one file a site; those of sites that are not named stay as they are
 CONFLICT = "conflicting server name"  # Nginx only warns, and one of two sites would never be served
 UNREAD = ".unread"  # lies there while Nginx has yet to read the files
