@@ -1,0 +1,277 @@
+"""Holds, lets go and refuses requests to the site polls of this host, with a small application behind its socket.
+
+Run on the host; prints what was seen, or ends with what was wrong.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+RUN = Path("/srv/hostwright/web/polls/run")
+HOST = b"Host: localhost\r\n"
+seen: list[str] = []  # arguments of the requests that reached an application
+
+
+class Answer(NamedTuple):
+    """What a visitor got."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    seconds: float
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What the application says about the request."""
+        told: dict[str, str] = json.loads(self.body)
+        return told
+
+
+async def head(reader: asyncio.StreamReader) -> tuple[str, dict[str, str]]:
+    """Read the first line and the headers of a request or an answer."""
+    first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+    return first, {key.lower(): value.strip() for key, _, value in (line.partition(":") for line in lines if line)}
+
+
+@asynccontextmanager
+async def application(release: str) -> AsyncIterator[None]:
+    """Serve a release's socket with an application that says what it was asked."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            first, headers = await head(reader)
+            method, uri, _ = first.split()
+            seen.append(uri)
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            told = {"release": release, "method": method, "uri": uri, "body": hashlib.sha256(body).hexdigest()}
+            text = json.dumps(told).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(text))
+            if method != "HEAD":
+                writer.write(text)
+            await writer.drain()
+        writer.close()
+
+    socket = RUN / "releases" / release / "app.sock"
+    socket.parent.mkdir(exist_ok=True)
+    socket.unlink(missing_ok=True)
+    server = await asyncio.start_unix_server(serve, socket, backlog=4096)
+    socket.chmod(0o666)
+    try:
+        yield
+    finally:
+        server.close()
+        socket.unlink(missing_ok=True)
+
+
+def put(name: str, seconds: float) -> None:
+    """Make one of the two files, to count for so long."""
+    path = RUN / f".{name}"
+    path.touch()
+    os.utime(path, (time.time() + seconds,) * 2)
+    path.rename(RUN / name)
+
+
+def away(*names: str) -> None:
+    """Remove files of the two."""
+    for name in names or ("hold", "maintenance"):
+        (RUN / name).unlink(missing_ok=True)
+
+
+def switch(release: str) -> None:
+    """Name another release the live one."""
+    (RUN / ".current").symlink_to(f"releases/{release}")
+    (RUN / ".current").rename(RUN / "current")
+
+
+class Visitor:
+    """A connection that is kept alive from one request to the next."""
+
+    async def __aenter__(self) -> "Visitor":
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", 80)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+
+    def send(self, data: bytes) -> None:
+        """Send a part of a request."""
+        self.writer.write(data)
+
+    async def answer(self, since: float | None = None, *, bodiless: bool = False) -> Answer:
+        """Read an answer; the seconds count from now unless a start is given."""
+        start = since or time.monotonic()
+        first, headers = await head(self.reader)
+        body = b"" if bodiless else await self.reader.readexactly(int(headers.get("content-length", 0)))
+        return Answer(int(first.split()[1]), headers, body, time.monotonic() - start)
+
+    async def ask(self, path: str = "/", method: str = "GET", body: bytes | None = None) -> Answer:
+        """Send a whole request and read the answer."""
+        length = b"" if body is None else b"Content-Length: %d\r\n" % len(body)
+        start = time.monotonic()
+        self.send(f"{method} {path} HTTP/1.1\r\n".encode() + HOST + length + b"\r\n" + (body or b""))
+        return await self.answer(start, bodiless=method == "HEAD")
+
+
+async def ask(path: str = "/", method: str = "GET", body: bytes | None = None) -> Answer:
+    """Ask over a connection of its own."""
+    async with Visitor() as visitor:
+        return await visitor.ask(path, method, body)
+
+
+def check(holds: bool, what: object) -> None:
+    """End with what was wrong."""
+    if not holds:
+        raise SystemExit(f"{what}")
+
+
+async def held(*requests: Coroutine[None, None, Answer], then: Callable[[], None]) -> list[Answer]:
+    """Send requests during a hold, see that none is answered, do something and let go."""
+    put("hold", 30)
+    tasks = [asyncio.create_task(request) for request in requests]
+    done, _ = await asyncio.wait(tasks, timeout=0.4)
+    check(not done, f"answered during the hold: {[task.result() for task in done]}")
+    static = await ask("/static/old.0123456789ab.css")
+    check(static.status == 200 and static.seconds < 0.2, f"a static file waited: {static}")
+    then()
+    away()
+    start = time.monotonic()
+    answers = await asyncio.gather(*tasks)
+    check(time.monotonic() - start < 1, "it took long to go on")
+    return answers
+
+
+async def waits_and_goes_on() -> None:
+    """Nothing of a request is lost in the wait, and the connection lives on."""
+    body = os.urandom(3_000_000)
+    digest = hashlib.sha256(body).hexdigest()
+    async with Visitor() as one, Visitor() as two, Visitor() as three:
+        put("hold", 30)
+        chunked = b"POST /c%20d?e=%2F HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+        three.send(chunked + b"2;x=y\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
+        got, put_, posted = await held(
+            one.ask("/a%20b?c=%2F&d"), two.ask("/put?", "PUT", body), three.answer(), then=lambda: None
+        )
+        check(got.told["uri"] == "/a%20b?c=%2F&d" and got.told["method"] == "GET", got)
+        check(put_.told["method"] == "PUT" and put_.told["body"] == digest and put_.told["uri"] == "/put?", put_)
+        check(posted.told["uri"] == "/c%20d?e=%2F", posted)
+        check(posted.told["body"] == hashlib.sha256(b"abc").hexdigest(), posted)
+        for visitor in (one, two, three):
+            check((await visitor.ask()).seconds < 0.2, "waited after the hold")
+        one.send(b"POST / HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+        check("100" in (await head(one.reader))[0], "not told to continue")
+        put("hold", 30)
+        one.send(b"abc")
+        expected = (await held(one.answer(), then=lambda: None))[0]
+        check(expected.told["body"] == posted.told["body"], expected)
+        check((await one.ask(method="HEAD")).status == 200, "HEAD")
+
+
+async def slow_upload() -> None:
+    """An upload that began before the hold must not reach the release that is being left."""
+    async with Visitor() as visitor:
+        visitor.send(b"POST /slow HTTP/1.1\r\n" + HOST + b"Content-Length: 6\r\n\r\nabc")
+        await asyncio.sleep(0.1)
+        put("hold", 30)
+        visitor.send(b"def")
+        answer = (await held(visitor.answer(), then=lambda: switch("8")))[0]
+        check(answer.told["release"] == "8", answer)
+        check(answer.told["body"] == hashlib.sha256(b"abcdef").hexdigest(), answer)
+
+
+async def moves_over() -> None:
+    """Who waited gets the release that is the live one then."""
+    before = await ask()
+    check(before.told["release"] == "7", before)
+    for answer in await held(ask(), ask(method="POST", body=b"x"), ask(method="DELETE"), then=lambda: switch("8")):
+        check(answer.told["release"] == "8", answer)
+
+
+async def deadline() -> None:
+    """A hold that nobody lets go ends by itself, and hinders nobody afterwards."""
+    put("hold", 0.6)
+    for answer in await asyncio.gather(ask(), ask(method="POST", body=b"x")):
+        check(answer.status == 200 and 0.5 < answer.seconds < 1, f"not on time: {answer}")
+    for answer in await asyncio.gather(ask(), ask(method="POST", body=b"x")):
+        check(answer.status == 200 and answer.seconds < 0.2, f"held by a file that counts no more: {answer}")
+    away()
+
+
+async def maintenance() -> None:
+    """Refused politely, before any hold, and also who waits already."""
+    put("hold", 30)
+    waiting = [asyncio.create_task(request) for request in (ask("/w"), ask("/w", "POST", b"x"))]
+    await asyncio.sleep(0.2)
+    put("maintenance", 20.5)
+    answers = await asyncio.gather(*waiting, ask("/w"), ask("/w", "POST", b"x"), ask("/w", "HEAD"), ask("/w", "PUT"))
+    away("hold")
+    answers += [await ask("/w"), await ask("/w", "POST", b"x")]
+    for answer in answers:
+        check(answer.status == 503 and answer.headers.get("retry-after") in ("20", "21"), answer)
+        check(answer.headers.get("cache-control") == "no-store", answer)
+    check(b"Back in a moment" in answers[-1].body and b"Back in a moment" in answers[0].body, answers)
+    check("/w" not in seen, "a refused request reached the application")
+    check((await ask("/static/old.0123456789ab.css")).status == 200, "a static file was refused")
+    put("maintenance", -1)
+    check((await ask()).status == 200 and (await ask(method="POST")).status == 200, "refused beyond its time")
+    away()
+
+
+async def gone() -> None:
+    """Who goes away while he waits is not served."""
+    put("hold", 30)
+    async with Visitor() as visitor, Visitor() as other:
+        visitor.send(b"POST /gone HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\n\r\nx")
+        other.send(b"GET /gone HTTP/1.1\r\n" + HOST + b"\r\n")
+        await asyncio.sleep(0.2)
+    await asyncio.sleep(0.2)
+    away()
+    await asyncio.sleep(0.3)
+    check("/gone" not in seen, "served for nobody")
+
+
+async def burst() -> None:
+    """Many at once wait two seconds, and all are served."""
+    put("hold", 30)
+    requests = [ask(f"/burst?{n}", "POST" if n % 2 else "GET", b"x" * (n % 2)) for n in range(300)]
+    tasks = [asyncio.create_task(request) for request in requests]
+    await asyncio.sleep(2)
+    check(not any(task.done() for task in tasks), "answered during the hold")
+    away()
+    answers = await asyncio.gather(*tasks)
+    check({answer.status for answer in answers} == {200}, sorted({answer.status for answer in answers}))
+    check(sum(uri.startswith("/burst") for uri in seen) == 300, "not each once")
+
+
+async def broken() -> None:
+    """Without an application the plain page, after a hold too."""
+    switch("9")
+    answers = [await ask(), await ask(method="POST", body=b"x")]
+    answers += await held(ask(), ask(method="POST", body=b"x"), then=lambda: None)
+    for answer in answers:
+        check(answer.status == 503 and answer.headers["retry-after"] == "5", answer)
+        check(b"Back in a moment" in answer.body, answer)
+
+
+async def main() -> None:
+    """Run all checks."""
+    away()
+    async with application("7"), application("8"):
+        for each in (waits_and_goes_on, slow_upload, moves_over, deadline, maintenance, gone, burst, broken):
+            start = time.monotonic()
+            try:
+                await asyncio.wait_for(each(), 15)
+            except SystemExit as error:
+                raise SystemExit(f"{each.__name__}: {error}") from None
+            finally:
+                away()
+                switch("7")
+            print(f"{each.__name__} {time.monotonic() - start:.1f} s")
+
+
+asyncio.run(main())
