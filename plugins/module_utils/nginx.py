@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine
+from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
 
 TARGET = "/etc/hostwright"  # where the volume is in the container
 OWN = ("nginx.conf", "sites", "pages", "scripts")  # what of the directory belongs to the configuration
@@ -132,8 +132,10 @@ def unread(directory: Path) -> bool:
     return (directory / UNREAD).exists()
 
 
-def read(engine: Engine, container: str, directory: Path) -> None:
+def read(engine: Engine, image: str, container: str, directory: Path) -> None:
     """Have Nginx read its configuration, if it runs; a stopped one reads it when it starts.
+
+    A container of another image may be unable to (a module that is only in the new one): it is about to be replaced.
 
     Raises:
         EngineError: the Engine could not be asked or the signal not sent.
@@ -141,5 +143,10 @@ def read(engine: Engine, container: str, directory: Path) -> None:
     found = engine.container(container)
     if found and found["State"]["Running"]:
         # Not 'docker kill --signal HUP': the Engine would take that for a stop and not start Nginx at the next boot.
-        engine("exec", container, "nginx", "-c", f"{TARGET}/nginx.conf", "-s", "reload")
+        try:
+            engine("exec", container, "nginx", "-c", f"{TARGET}/nginx.conf", "-s", "reload")
+        except EngineError:
+            wanted = engine.image(image)
+            if wanted is None or wanted.id == found["Image"]:
+                raise
     (directory / UNREAD).unlink(missing_ok=True)

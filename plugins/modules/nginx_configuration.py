@@ -115,7 +115,7 @@ def main() -> None:
             )
         if not module.check_mode:
             write(directory, change)
-            read(engine, parameters["container"], directory)
+            read(engine, parameters["image"], parameters["container"], directory)
         module.exit_json(changed=True, files=list(change.after), diff=difference(change))
     except ConfigurationRefusedError as error:
         module.fail_json(msg=f"Nginx refuses this configuration; the old one stays in place and serves on:\n{error}")

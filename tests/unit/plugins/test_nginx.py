@@ -182,15 +182,27 @@ def test_a_running_nginx_is_told(directory: Path, docker: Docker, running: bool)
     write(directory, change_of(directory, FILES))
     assert unread(directory)
     state = json.dumps([{"State": {"Running": running}}])
-    read(docker(f"echo '{state}'"), "hostwright-nginx", directory)
+    read(docker(f"echo '{state}'"), "nginx", "hostwright-nginx", directory)
     assert ("exec hostwright-nginx nginx -c /etc/hostwright/nginx.conf -s reload" in calls(directory)) == running
     assert not unread(directory)
 
 
+def refusing(docker: Docker, running: str, wanted: str) -> Engine:
+    """An Engine in which a container of one image cannot read what was made for another."""
+    container = json.dumps([{"State": {"Running": True}, "Image": running}])
+    image = json.dumps([{"Id": wanted, "RootFS": {"Layers": []}, "Size": 1, "Architecture": "amd64", "Config": {}}])
+    return docker(f"case $1 in exec) exit 1;; container) echo '{container}';; image) echo '{image}';; esac")
+
+
 def test_what_nginx_was_not_told_is_told_by_the_next_run(directory: Path, docker: Docker) -> None:
     write(directory, change_of(directory, FILES))
-    state = json.dumps([{"State": {"Running": True}}])
     with pytest.raises(EngineError):
-        read(docker(f"[ $1 = exec ] && exit 1; echo '{state}'"), "hostwright-nginx", directory)
+        read(refusing(docker, "sha256:1", "sha256:1"), "nginx", "hostwright-nginx", directory)
     assert not change_of(directory, FILES)
     assert unread(directory)
+
+
+def test_a_container_that_is_about_to_be_replaced_need_not_understand(directory: Path, docker: Docker) -> None:
+    write(directory, change_of(directory, FILES))
+    read(refusing(docker, "sha256:1", "sha256:2"), "nginx", "hostwright-nginx", directory)
+    assert not unread(directory)

@@ -11,6 +11,7 @@ from tests.unit.templates.rendering import Role, change
 
 SITE = {"name": "polls", "domains": ["polls.example.org"]}
 WEB = "/web/polls"
+SHARED = ("nginx.conf", "pages/unavailable.html", "scripts/hold.js")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def block(text: str, head: str) -> str:
 
 def test_every_site_gets_a_file(role: Role) -> None:
     both = files(role, SITE, {"name": "blog", "domains": ["blog.example.org"]})
-    assert set(both) == {"nginx.conf", "pages/unavailable.html", "sites/polls.conf", "sites/blog.conf"}
+    assert set(both) == {*SHARED, "sites/polls.conf", "sites/blog.conf"}
     assert "polls" not in both["sites/blog.conf"]
     assert change(both["sites/polls.conf"], site(role)) == ([], [])
 
@@ -111,11 +112,63 @@ def test_the_time_limit_is_the_site_s(role: Role) -> None:
 
 
 def test_the_site_is_reached_through_current(role: Role) -> None:
-    everything = block(site(role), "location / {")
+    everything = block(site(role), "location @site {")
     assert f"proxy_pass http://unix:{WEB}/run/current/app.sock:;" in everything
     assert "proxy_set_header Host $http_host;" in everything
     assert "proxy_set_header X-Forwarded-Proto $scheme;" in everything
     assert "error_page 502 504 =503 /-/hostwright/unavailable.html;" in everything
+
+
+def test_writing_requests_pass_the_gate_and_reading_ones_during_a_hold(role: Role) -> None:
+    text = site(role)
+    everything = block(text, "location / {")
+    conditions = re.findall(r"if \((.*)\) {\s+return 418;", everything)
+    assert conditions == ["$writes", f"-f {WEB}/run/hold", f"-f {WEB}/run/maintenance"]
+    assert everything.rstrip().endswith("return 420;")
+    assert "error_page 418 = @gate;" in everything
+    assert "error_page 420 = @site;" in everything
+    assert "recursive_error_pages on;" in everything
+    gate = block(text, "location @gate {")
+    assert f"set $run {WEB}/run;" in gate
+    assert "js_content hold.gate;" in gate
+    assert "error_page 503 /-/hostwright/unavailable.html;" in gate
+    assert text.count("proxy_next_upstream off;") == 1
+
+
+def test_who_waits_sends_no_body_and_no_length(role: Role) -> None:
+    hold = block(site(role), "location @hold {")
+    for line in (
+        "proxy_pass http://unix:/tmp/hold.sock:;",
+        "proxy_pass_request_headers off;",
+        "proxy_pass_request_body off;",
+        'proxy_set_header Content-Length "";',
+        f"proxy_set_header X-Run {WEB}/run;",
+    ):
+        assert line in hold
+
+
+@pytest.mark.parametrize(("method", "writes"), [("GET", 0), ("HEAD", 0), ("OPTIONS", 0), ("default", 1)])
+def test_what_writes(role: Role, method: str, writes: int) -> None:
+    known = block(files(role)["nginx.conf"], "map $request_method $writes")
+    assert f" {method} {writes};" in known
+    assert known.count(";") == 4
+
+
+def test_the_script_is_the_one_that_is_called(role: Role) -> None:
+    every = files(role)
+    assert "js_import hold from scripts/hold.js;" in every["nginx.conf"]
+    assert "load_module /usr/lib/nginx/modules/ngx_http_js_module.so;" in every["nginx.conf"]
+    called = set(re.findall(r"js_content hold\.(\w+);", "".join(every.values())))
+    assert called == {"gate", "wait"}
+    assert "export default {gate, wait};" in every["scripts/hold.js"]
+    assert every["scripts/hold.js"].startswith("//")
+
+
+def test_nothing_keeps_old_files_or_connections(role: Role) -> None:
+    text = "".join(files(role).values())
+    assert "open_file_cache" not in text
+    assert not re.search(r"^\s*upstream ", text, re.MULTILINE)
+    assert "add_header Retry-After $retry_after always;" in text
 
 
 def test_strangers_do_not_reach_the_readiness_probe(role: Role) -> None:
@@ -126,13 +179,20 @@ def test_strangers_do_not_reach_the_readiness_probe(role: Role) -> None:
     ("variable", "value", "gone", "come"),
     [
         ("nginx_max_body_size", "5m", "client_max_body_size 32m;", "client_max_body_size 5m;"),
-        ("nginx_worker_connections", 512, "worker_connections 4096;", "worker_connections 512;"),
         ("nginx_shutdown_timeout", 9, "worker_shutdown_timeout 60s;", "worker_shutdown_timeout 9s;"),
     ],
 )
 def test_one_variable_changes_one_line(role: Role, variable: str, value: Any, gone: str, come: str) -> None:
     before, after = (files(role)["nginx.conf"], files(role, **{variable: value})["nginx.conf"])
     assert change(before, after) == ([gone], [come])
+
+
+def test_connections_and_the_descriptors_for_them(role: Role) -> None:
+    before, after = (files(role)["nginx.conf"], files(role, nginx_worker_connections=512)["nginx.conf"])
+    assert change(before, after) == (
+        ["worker_rlimit_nofile 16384;", "worker_connections 8192;"],
+        ["worker_rlimit_nofile 1024;", "worker_connections 512;"],
+    )
 
 
 def test_unknown_hosts_get_no_answer(role: Role) -> None:
