@@ -38,6 +38,7 @@ SPEC = {
     "labels": {"type": "dict", "default": {}},
     "source_digest": {"type": "str", "default": ""},
     "export": {"type": "bool", "default": True},
+    "predict": {"type": "bool", "default": False},
     "archive_directory": {"type": "path", "required": True},
 }
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
@@ -78,7 +79,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             "after": f"{self._common['reference']} from source {digest}\n",
         }
         outcome = {"changed": changed, "source_digest": options["source_digest"], "diff": diff if changed else {}}
-        if changed and self._task.check_mode:
+        if changed and self._task.check_mode and not options["predict"]:
             return {**_facts(state, digest), **outcome, "image_id": "", "layers": [], "archive": ""}
         if changed:
             if not state["base_present"]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.hostwright.django.plugins.module_utils.commands import NOT_FOUND, TIMED_OUT, Answer, run
+from ansible_collections.hostwright.django.plugins.module_utils.conversation import Conversation
 
 
 class EngineError(Exception):
@@ -63,6 +64,17 @@ class Engine:
         if done.status != 0:
             raise EngineError(f"'docker {' '.join(arguments[:3])} …' failed ({done.status}): {done.said}")
         return done.stdout.strip()
+
+    def talk(self, *arguments: str) -> Conversation:
+        """Start one command and talk to it by lines.
+
+        Raises:
+            EngineError: the program is missing.
+        """
+        try:
+            return Conversation([self.program, *arguments])
+        except OSError as error:
+            raise EngineError(f"cannot run '{self.program}': {error.strerror}") from error
 
     def image(self, reference: str) -> Image | None:
         """The image behind a reference, or None where there is none."""

@@ -7,9 +7,9 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,10 @@ class ReleaseError(Exception):
 
 @dataclass(frozen=True)
 class Record:
-    """The immutable record of a release (DESIGN §2); ``spec_digest`` identifies everything that was asked for."""
+    """The immutable record of a release (DESIGN §2).
+
+    ``spec_digest`` identifies everything that was asked for; ``spec`` holds it, but for the secrets.
+    """
 
     site: str
     release: int
@@ -43,6 +46,7 @@ class Record:
     migrations: tuple[str, ...]
     previous: int | None
     spec_digest: str
+    spec: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Record:
@@ -119,6 +123,26 @@ class Site:
     def secrets(self, number: int) -> Path:
         """Files with the secrets of a release."""
         return self.configuration / "secrets" / str(number)
+
+    @property
+    def hold(self) -> Path:
+        """While it is there and its modification time lies ahead, Nginx keeps requests waiting."""
+        return self.run / "hold"
+
+    @property
+    def maintenance(self) -> Path:
+        """While it is there and its modification time lies ahead, Nginx answers 503."""
+        return self.run / "maintenance"
+
+    @property
+    def progress(self) -> Path:
+        """Names the step of the release that is under way."""
+        return self.configuration / "progress"
+
+    @property
+    def deployments(self) -> Path:
+        """The audit log: one JSON object a line for every release, and for every one that failed."""
+        return self.configuration / "deployments.jsonl"
 
     @property
     def unfinished(self) -> Path:
@@ -215,8 +239,27 @@ class Site:
             if path.is_file() and not any((release / path.relative_to(shared)).is_file() for release in kept):
                 path.unlink()
 
-    def commit(self, record: Record) -> None:
-        """Make a release the live one: one rename of ``current``, when all it leads to is durable (DESIGN §6.6)."""
+    def audit(self, line: str) -> None:
+        """Add a line to the audit log, durably."""
+        with self.deployments.open("a") as handle:
+            os.fchmod(handle.fileno(), 0o640)
+            handle.write(f"{line}\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    def audited(self) -> list[dict[str, Any]]:
+        """The lines of the audit log, the oldest one first."""
+        if not self.deployments.exists():
+            return []
+        return [json.loads(line) for line in self.deployments.read_text().splitlines()]
+
+    def commit(self, record: Record, check: Callable[[], object] | None = None) -> None:
+        """Make a release the live one: one rename of ``current``, when all it leads to is durable (DESIGN §6.6).
+
+        Args:
+            record: the release's.
+            check: called right before the rename, which does not happen if it raises.
+        """
         generation = self.generation(record.generation)
         for name in ("db.sqlite3", "db.sqlite3-wal"):
             if (generation / name).is_file():
@@ -228,7 +271,12 @@ class Site:
         pending = self.run / "current.new"
         pending.unlink(missing_ok=True)
         pending.symlink_to(Path("releases") / str(record.release))
-        pending.replace(self.current)
+        try:
+            if check:
+                check()
+            pending.replace(self.current)
+        finally:
+            pending.unlink(missing_ok=True)
         fsync(self.run)
 
     @contextmanager

@@ -97,13 +97,17 @@ options:
     description: Digest of the source alone, kept as a label. An image changes under its tag for other reasons too.
     type: str
     default: ''
+  predict:
+    description: Build and export in check mode too, so that what a host would get, and its migrations, can be told.
+    type: bool
+    default: false
   archive_directory:
     description: Directory of the control node that keeps the exported images.
     type: path
     required: true
 attributes:
   check_mode:
-    description: Says whether the image would be built.
+    description: Says whether the image would be built; with O(predict) it is built, and hosts stay as they are.
     support: full
 author: Hostwright contributors
 """

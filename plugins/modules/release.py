@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hostwright.django.plugins.module_utils.cron import problem as cron_problem
 from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
-from ansible_collections.hostwright.django.plugins.module_utils.release import Limits, Outcome, Releaser, Spec
+from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser
 from ansible_collections.hostwright.django.plugins.module_utils.site import ReleaseError, Site
+from ansible_collections.hostwright.django.plugins.module_utils.spec import Command, Job, Limits, Spec
 
 DOCUMENTATION = r"""
 module: release
@@ -19,8 +25,9 @@ short_description: Make a release of a Django site on its host
 description:
   - Starts a container of an image that is on the host, waits until it answers as the site, and makes it the live
     release by renaming the symlink C(current). Before the rename the old release serves, after it the new one.
-  - Pending migrations are applied to a copy of the database (a new generation) while the site is stopped; if anything
-    fails the old release is started again on its own, untouched database.
+  - Pending migrations are rehearsed on a copy of the database. Then Nginx holds the requests that arrive, for fractions
+    of a second, while they are applied to another copy, a new generation, and the same rename switches code and
+    database. Until it everything can be given up, and is at any failure - the old release serves on.
   - A release that already is what is asked for is left alone, or started if it is down.
 options:
   site:
@@ -77,7 +84,7 @@ options:
     description: Path at which Nginx serves static files; must be the project's STATIC_URL.
     type: str
     default: /static/
-  workers:
+  processes:
     description: Processes of the WSGI server.
     type: int
     default: 2
@@ -88,7 +95,41 @@ options:
   backlog:
     description: Connections that may wait for the WSGI server.
     type: int
-    default: 1024
+    default: 4096
+  workers:
+    description: Management commands that run all the time, by name. They end before a release, and run in the new one.
+    type: dict
+    default: {}
+  jobs:
+    description: Management commands that cron starts, by name, each with C(schedule) and C(command).
+    type: dict
+    default: {}
+  pre_release:
+    description: Management commands that run in the new image, on the live database, before a release but the first.
+    type: list
+    elements: str
+    default: []
+  post_release:
+    description: Management commands that run in the new release when it is live.
+    type: list
+    elements: str
+    default: []
+  hold_seconds:
+    description: Seconds that requests may wait while a release that migrates commits.
+    type: float
+    default: 10
+  maintenance:
+    description: Answer 503 with a plain page, for as long as the migrations take, instead of having requests wait.
+    type: bool
+    default: false
+  by:
+    description: Who deploys, for the audit log.
+    type: str
+    default: ''
+  image_migrations:
+    description: All migrations that the image has; in check mode those that the live database lacks are named.
+    type: list
+    elements: str
   sqlite:
     description: SQLite settings of every connection.
     type: dict
@@ -175,9 +216,13 @@ migrations:
   type: list
   elements: str
   returned: success
-seconds_down:
-  description: Seconds during which the site answered 503 because its database was migrated.
+held:
+  description: Seconds during which requests waited, or were answered 503 in a maintenance window.
   type: float
+  returned: success
+rehearsed:
+  description: What the rehearsal of the migrations took, in seconds and bytes, and the hold it predicted.
+  type: dict
   returned: success
 step:
   description: Step that failed.
@@ -199,9 +244,17 @@ ARGUMENTS: dict[str, Any] = {
     "migrate_timeout": {"type": "int", "default": 600},
     "keep_releases": {"type": "int", "default": 3},
     "static_url": {"type": "str", "default": "/static/"},
-    "workers": {"type": "int", "default": 2},
+    "processes": {"type": "int", "default": 2},
     "threads": {"type": "int", "default": 2},
-    "backlog": {"type": "int", "default": 1024},
+    "backlog": {"type": "int", "default": 4096},
+    "workers": {"type": "dict", "default": {}},
+    "jobs": {"type": "dict", "default": {}},
+    "pre_release": {"type": "list", "elements": "str", "default": []},
+    "post_release": {"type": "list", "elements": "str", "default": []},
+    "hold_seconds": {"type": "float", "default": 10.0},
+    "maintenance": {"type": "bool", "default": False},
+    "by": {"type": "str", "default": ""},
+    "image_migrations": {"type": "list", "elements": "str"},
     "sqlite": {
         "type": "dict",
         "default": {},
@@ -253,7 +306,7 @@ def spec_of(parameters: dict[str, Any]) -> Spec:
         "health_path": parameters["health_path"],
         "sqlite": parameters["sqlite"],
         "server": {
-            "workers": parameters["workers"],
+            "workers": parameters["processes"],
             "threads": parameters["threads"],
             "backlog": parameters["backlog"],
             "stop_timeout": parameters["stop_timeout"],
@@ -272,7 +325,43 @@ def spec_of(parameters: dict[str, Any]) -> Spec:
         stop_timeout=parameters["stop_timeout"],
         migrate_timeout=parameters["migrate_timeout"],
         keep_releases=parameters["keep_releases"],
+        hold_seconds=parameters["hold_seconds"],
+        maintenance=parameters["maintenance"],
+        workers={_part("workers", name): _words("workers", line) for name, line in parameters["workers"].items()},
+        jobs={_part("jobs", name): _job(name, job) for name, job in parameters["jobs"].items()},
+        pre_release=tuple(_words("pre_release", line) for line in parameters["pre_release"]),
+        post_release=tuple(_words("post_release", line) for line in parameters["post_release"]),
     )
+
+
+def _part(option: str, name: object) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,29}", str(name)):
+        raise ReleaseError(
+            "read the settings", f"{option}: {name!r} will not do; use lower-case letters, digits, '-', '_'"
+        )
+    return str(name)
+
+
+def _words(option: str, line: object) -> Command:
+    try:
+        words = tuple(shlex.split(line)) if isinstance(line, str) else ()
+    except ValueError as error:
+        raise ReleaseError("read the settings", f"{option}: {line!r} cannot be read: {error}") from error
+    if not words:
+        raise ReleaseError(
+            "read the settings",
+            f"{option}: {line!r} is no management command; write it as in 'clearsessions --verbosity 0'",
+        )
+    return words
+
+
+def _job(name: object, job: object) -> Job:
+    if not isinstance(job, dict) or set(job) != {"schedule", "command"}:
+        raise ReleaseError("read the settings", f"jobs: {name!r} needs 'schedule' and 'command', and nothing else")
+    problem = cron_problem(job["schedule"])
+    if problem:
+        raise ReleaseError("read the settings", f"jobs: {name}: {problem}")
+    return Job(str(job["schedule"]), _words("jobs", job["command"]))
 
 
 def described(site: Site) -> str:
@@ -284,62 +373,55 @@ def described(site: Site) -> str:
     for numbered in ("database", "secrets_directory"):
         configuration.pop(numbered, None)
     configuration["server"].pop("socket", None)
-    return f"image: {live.image} (source {live.source_digest[:12]})\n" + _pretty(configuration)
+    parts = [*live.spec.get("workers", {}), *live.spec.get("jobs", {})]
+    return _text(live.image, live.source_digest, live.container, parts, (), configuration)
 
 
-def difference(before: str, outcome: Outcome, spec: Spec) -> dict[str, str]:
+def difference(before: str, outcome: Outcome, spec: Spec, site: Site) -> dict[str, str]:
     """Before and after, as text for ``--diff``; secrets do not show."""
     if outcome.action != "released":
         return {}
-    after = f"image: {spec.image} (source {spec.source_digest[:12]})\n" + _pretty(spec.configuration)
+    waiting = f" (requests wait for about {outcome.held:.1f} s)" if outcome.held else ""
+    migrations = [f"{name}{waiting}" for name in outcome.migrations]
+    container = f"{site.name}-{outcome.release}"
+    after = _text(
+        spec.image, spec.source_digest, container, [*spec.workers, *spec.jobs], migrations, spec.configuration
+    )
     return {"before": before, "after": after, "before_header": "release", "after_header": f"release {outcome.release}"}
 
 
-def serving(site: Site, engine: Engine) -> str:
-    """What serves the site now, as a sentence; it never fails."""
-    try:
-        live = site.current_record()
-        if live is None:
-            return "The site has no live release yet."
-        found = engine.container(live.container)
-    except (ReleaseError, EngineError):
-        return "What serves now cannot be told."
-    if found and found["State"]["Running"]:
-        return f"Release {live.release} ({live.image}) serves on."
-    return f"Release {live.release} ({live.image}) is the live one, but its container {live.container} does not run."
-
-
-def _pretty(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+def _text(
+    image: str,
+    source: str,
+    container: str,
+    parts: Sequence[str],
+    migrations: Sequence[str],
+    configuration: dict[str, Any],
+) -> str:
+    lines = [f"image: {image} (source {source[:12]})", f"container: {container}"]
+    lines += [f"container: {container}-{name}" for name in parts]
+    lines += [f"migration: {name}" for name in migrations]
+    return "\n".join([*lines, json.dumps(configuration, indent=1, sort_keys=True), ""])
 
 
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     os.umask(0o022)  # Nginx, which is not root, reads what is made here
+    for signalled in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signalled, lambda *_: sys.exit("ended by a signal"))  # the release is undone on its way out
     site = Site(module.params["site"], Path(module.params["root"]))
-    engine = Engine()
-    releaser = Releaser(site, engine)
+    releaser = Releaser(site, Engine(), by=module.params["by"])
     try:
         spec = spec_of(module.params)
         before = described(site)
-        outcome = releaser.plan(spec) if module.check_mode else releaser.run(spec)
+        planned = module.params["image_migrations"]
+        outcome = releaser.plan(spec, planned) if module.check_mode else releaser.run(spec)
         for warning in outcome.warnings:
             module.warn(warning)
-        module.exit_json(
-            changed=outcome.action != "none",
-            action=outcome.action,
-            release=outcome.release,
-            previous=outcome.previous.release if outcome.previous else None,
-            migrations=list(outcome.migrations),
-            seconds_down=round(outcome.seconds_down, 2),
-            diff=difference(before, outcome, spec),
-        )
+        module.exit_json(**outcome.result(), diff=difference(before, outcome, spec, site))
     except ReleaseError as error:
-        log = f"\nThe end of the log:\n{error.log}" if error.log else ""
-        module.fail_json(
-            msg=f"could not {error.step}: {error}. {serving(site, engine)}{log}", step=error.step, log=error.log
-        )
+        module.fail_json(msg=releaser.explained(error), step=error.step, log=error.log)
     except EngineError as error:
         module.fail_json(msg=str(error))
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.hostwright.django.plugins.module_utils.commands import Answer
+from ansible_collections.hostwright.django.plugins.module_utils.conversation import Conversation, ConversationError
 from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.hostwright.django.plugins.module_utils.probe import READY_PATH, Reply
 from ansible_collections.hostwright.django.plugins.module_utils.site import Site
 
 
@@ -38,6 +40,7 @@ class Container:
     options: list[str]
     running: bool = False
     restart: str = "no"
+    restarts: int = 0
 
     def value(self, option: str) -> list[str]:
         """All values of an option."""
@@ -60,6 +63,39 @@ class PretendedEngine(Engine):
         self.calls: list[list[str]] = []
         self.fail_at = -1
         self.fault = "status"
+        self.guarded: Path | None = None
+        self.migration_seconds = 0.1
+        self.peak = 1
+
+    def talk(self, *arguments: str) -> Conversation:
+        answer = self.run(arguments)
+        return PretendedMigrator(self, list(arguments), answer)
+
+    def ask(self, socket: Path, host: str, scheme: str, url: str, timeout: float) -> Reply:  # noqa: ARG002
+        """Answer as a release does through its socket."""
+        container = self.containers.get(f"{self.site.name}-{socket.parent.name}")
+        if container is None or not container.running:
+            return Reply(0, "FileNotFoundError")
+        if not self.database_of(container.options).exists():
+            return Reply(503, "no database")
+        app = self.images[container.image]
+        if url == READY_PATH and set(app.migrations) <= set(
+            self.content(self.database_of(container.options))["migrations"]
+        ):
+            return Reply(200, "ready")
+        return Reply(200 if app.healthy and url != READY_PATH else 503, "")
+
+    def database_of(self, words: list[str]) -> Path:
+        """The database that a container's configuration names, on the host."""
+        configured = next(word.removeprefix("HOSTWRIGHT_CONFIG=") for word in words if word.startswith("HOSTWRIGHT_C"))
+        return self.on_host(json.loads(self.on_host(configured).read_text())["database"])
+
+    def content(self, database: Path) -> dict[str, list[str]]:
+        """What a database holds."""
+        found: dict[str, list[str]] = (
+            json.loads(database.read_text()) if database.exists() else {"migrations": [], "rows": []}
+        )
+        return found
 
     def run(self, arguments: Sequence[str], timeout: float = 300) -> Answer:  # noqa: ARG002
         number = len(self.calls)
@@ -100,7 +136,8 @@ class PretendedEngine(Engine):
         if container is None:
             return Answer(1, stderr=f"Error: No such container: {words[2]}")
         state = {
-            "State": {"Running": container.running},
+            "State": {"Running": container.running, "Pid": 1},
+            "RestartCount": container.restarts,
             "HostConfig": {"RestartPolicy": {"Name": container.restart}},
             "Config": {"Labels": dict(label.split("=", 1) for label in container.value("--label"))},
         }
@@ -113,8 +150,14 @@ class PretendedEngine(Engine):
 
     def _do_ps(self, words: list[str]) -> Answer:
         wanted = {words[i + 1].removeprefix("label=") for i, word in enumerate(words) if word == "--filter"}
-        names = [name for name, container in self.containers.items() if wanted <= set(container.value("--label"))]
-        return Answer(0, "\n".join(names))
+        found = {name: container.value("--label") for name, container in self.containers.items()}
+        prefix = "hostwright.release="
+        numbers = {
+            name: next((label.removeprefix(prefix) for label in labels if label.startswith(prefix)), "")
+            for name, labels in found.items()
+            if wanted <= set(labels)
+        }
+        return Answer(0, "\n".join(f"{name} {number}" for name, number in numbers.items()))
 
     def _do_rm(self, words: list[str]) -> Answer:
         return Answer(0) if self.containers.pop(words[-1], None) else Answer(1, stderr="Error: No such container")
@@ -123,30 +166,31 @@ class PretendedEngine(Engine):
         name = words[words.index("--name") + 1]
         if name in self.containers:
             return Answer(125, stderr=f"Conflict. The container name {name} is already in use")
-        self.containers[name] = Container(words[-2], words[:-2], restart=words[words.index("--restart") + 1])
+        image = next(word for word in words if word in self.images)
+        self.containers[name] = Container(image, words, restart=words[words.index("--restart") + 1])
         return Answer(0, name)
 
     def _do_start(self, words: list[str]) -> Answer:
-        return self._set(words, "running", True)
+        return self._set(words[1:], running=True)
 
     def _do_stop(self, words: list[str]) -> Answer:
-        return self._set(words, "running", False)
+        return self._set(words[3:], running=False)
 
-    def _do_update(self, words: list[str]) -> Answer:
-        return self._set(words, "restart", words[2])
-
-    def _set(self, words: list[str], attribute: str, value: Any) -> Answer:
-        if words[-1] not in self.containers:
-            return Answer(1, stderr=f"Error response from daemon: No such container: {words[-1]}")
-        container = self.containers[words[-1]]
-        setattr(container, attribute, value)
-        if words[0] == "start" and self.images[container.image].dies:
-            container.running = False
+    def _set(self, names: list[str], running: bool) -> Answer:
+        for name in names:
+            if name not in self.containers:
+                return Answer(1, stderr=f"Error response from daemon: No such container: {name}")
+            container = self.containers[name]
+            container.running = running and not self.images[container.image].dies
         return Answer(0)
 
     def _do_exec(self, words: list[str]) -> Answer:
         container = self.containers[words[1]]
-        if container.running and self.images[container.image].healthy:
+        if not container.running:
+            return Answer(1, stderr="it does not run")
+        if words[-1] == "--pending":
+            return Answer(0, json.dumps({"applied": self.content(self.database_of(container.options))["migrations"]}))
+        if self.images[container.image].healthy:
             return Answer(0, "{}")
         return Answer(1, stderr="last answer: 500")
 
@@ -162,26 +206,66 @@ class PretendedEngine(Engine):
         return Answer(0)
 
     def _do_run(self, words: list[str]) -> Answer:
-        at = next(i for i, word in enumerate(words) if word in self.images)
-        app, verb = self.images[words[at]], words[at + 1 :]
-        configured = next(word.removeprefix("HOSTWRIGHT_CONFIG=") for word in words if word.startswith("HOSTWRIGHT_C"))
-        database = self.on_host(json.loads(self.on_host(configured).read_text())["database"])
-        content = json.loads(database.read_text()) if database.exists() else {"migrations": [], "rows": []}
-        pending = [name for name in app.migrations if name not in content["migrations"]]
-        if verb[0] == "preflight":
-            return Answer(0, json.dumps({"static_url": app.static_url, "pending": pending}))
-        if verb[0] == "snapshot":
-            source, target = (self.on_host(word) for word in verb[1:3])
-            if target.exists():
-                return Answer(1, stderr=f"{target} exists")
-            shutil.copyfile(source, target)
-        if verb[0] == "migrate":
-            if "broken" in "".join(pending):
-                database.write_text("half migrated")
-                return Answer(1, stderr="django.db.utils.OperationalError: near the migration")
-            content["migrations"] += pending
-            database.write_text(json.dumps(content))
+        name = words[words.index("--name") + 1]
+        if name in self.containers:
+            return Answer(125, stderr=f"Conflict. The container name {name} is already in use")
+        image = next(word for word in words if word in self.images)
+        if words[-1] == "migrator":
+            self.containers[name] = Container(image, words, running=True)
         return Answer(0, "{}")
+
+    def _do_migrator(self, words: list[str]) -> Answer:
+        word = json.loads(words[2])
+        done: dict[str, Any] = getattr(self, f"_word_{word['do']}")(word)
+        return Answer(0, json.dumps(done))
+
+    def _word_rehearse(self, word: dict[str, Any]) -> dict[str, Any]:
+        pending = [] if word["backwards"] else self._pending(self.on_host(word["source"]))
+        if "broken" in "".join(pending):
+            return {"error": "The migration failed", "log": "near the migration"}
+        return {"copy_seconds": 0.1, "migrate_seconds": self.migration_seconds, "bytes": 1, "peak_bytes": self.peak}
+
+    def _word_guard(self, word: dict[str, Any]) -> dict[str, Any]:
+        self.guarded = self.on_host(word["source"])
+        return {"seconds": 0}
+
+    def _word_copy(self, word: dict[str, Any]) -> dict[str, Any]:
+        source, target = self.on_host(word["source"]), self.on_host(word["destination"])
+        if self.guarded is None or target.exists():
+            return {"error": f"no guard, or {target} exists"}
+        shutil.copyfile(source, target)
+        return {"seconds": 0, "bytes": 1}
+
+    def _word_migrate(self, word: dict[str, Any]) -> dict[str, Any]:
+        database = self.on_host(word["database"])
+        content = self.content(database)
+        if word["backwards"]:
+            content["migrations"] = [name for name in content["migrations"] if name not in word["backwards"]]
+            database.write_text(json.dumps(content))
+            return {"applied": []}
+        pending = self._pending(database)
+        if "sudden" in "".join(pending) or "broken" in "".join(pending):
+            database.write_text("half migrated")
+            return {"error": "The migration failed", "log": "near the migration"}
+        content["migrations"] += pending
+        database.write_text(json.dumps(content))
+        return {"applied": pending}
+
+    def _word_rows(self, word: dict[str, Any]) -> dict[str, Any]:
+        content = self.content(self.on_host(word["source"]))
+        return {"rows": {"vote": len(content["rows"]), "django_migrations": len(content["migrations"])}}
+
+    def _word_check(self, word: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        return {"held": True} if self.guarded else {"error": "the guard was lost"}
+
+    def _word_release(self, word: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        self.guarded = None
+        return {"held": False}
+
+    def _pending(self, database: Path) -> list[str]:
+        helper = self.containers[f"{self.site.name}-release"]
+        applied = self.content(database)["migrations"]
+        return [name for name in self.images[helper.image].migrations if name not in applied]
 
     def on_host(self, path: str) -> Path:
         """Where a path of a container is on the host."""
@@ -189,3 +273,43 @@ class PretendedEngine(Engine):
             if Path(path).is_relative_to(target):
                 return directory / Path(path).relative_to(target)
         raise AssertionError(path)
+
+
+class PretendedMigrator(Conversation):
+    """Answers as the runtime's verb ``migrator``; every word counts as a call of the Engine."""
+
+    def __init__(self, engine: PretendedEngine, words: list[str], started: Answer) -> None:
+        self.engine = engine
+        self.name = words[words.index("--name") + 1]
+        self.words = words
+        self.started = started
+        self.pending: list[str] = []
+        self.answer: dict[str, Any] = {}
+        if started.ok:
+            app = engine.images[engine.containers[self.name].image]
+            applied = engine.content(engine.database_of(words))["migrations"]
+            self.pending = [name for name in app.migrations if name not in applied]
+            unknown = [name for name in applied if name not in app.migrations]
+            self.answer = {"static_url": app.static_url, "pending": self.pending, "unknown": unknown}
+
+    def say(self, line: str) -> None:
+        word = json.loads(line)
+        try:
+            answer = self.engine.run(["migrator", word["do"], json.dumps(word)])
+        except EngineError as error:
+            raise ConversationError(str(error)) from error
+        if self.name not in self.engine.containers:
+            raise ConversationError("it ended")
+        self.answer = json.loads(answer.stdout) if answer.ok else {"error": answer.stderr, "log": "the migrator's log"}
+
+    def hear(self, timeout: float) -> str:  # noqa: ARG002
+        if not self.started.ok:
+            raise ConversationError(f"it ended with exit status {self.started.status}")
+        return json.dumps(self.answer)
+
+    def errors(self) -> str:
+        return self.started.stderr
+
+    def close(self, patience: float = 10) -> None:  # noqa: ARG002
+        self.engine.guarded = None
+        self.engine.containers.pop(self.name, None)

@@ -7,24 +7,37 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.hostwright.django.plugins.module_utils.release import Limits, Outcome, Releaser, Spec
-from ansible_collections.hostwright.django.plugins.module_utils.site import ReleaseError, Site
+from ansible_collections.hostwright.django.plugins.module_utils.commands import Answer
+from ansible_collections.hostwright.django.plugins.module_utils.hold import Gate
+from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser, Rollback
+from ansible_collections.hostwright.django.plugins.module_utils.site import Record, ReleaseError, Site
+from ansible_collections.hostwright.django.plugins.module_utils.spec import Job, Limits, Spec
 from ansible_collections.hostwright.django.plugins.modules import release as module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.plugins.pretended_engine import App, Container, Killed, PretendedEngine
+from tests.unit.plugins.pretended_engine import App, Container, Killed, PretendedEngine, PretendedMigrator
 
 pytestmark = pytest.mark.usefixtures("owners", "no_fsync")
 
-CONFIGURATION = {"scheme": "http", "allowed_hosts": ["polls.example.org"], "server": {"workers": 2}}
-SPEC = Spec("polls:1.0", "digest-1.0", "image-1.0", CONFIGURATION, Limits(), "/static/", {"TOKEN": "the-token"})
+CONFIGURATION = {"scheme": "http", "health_path": "/", "allowed_hosts": ["polls.example.org"], "server": {"workers": 2}}
+SPEC = Spec(
+    "polls:1.0",
+    "digest-1.0",
+    "image-1.0",
+    CONFIGURATION,
+    Limits(),
+    "/static/",
+    {"TOKEN": "the-token"},
+    health_timeout=0,
+)
 PHOTO = "site.0123456789ab.css"
 
 Picture = dict[str, str]
@@ -48,7 +61,11 @@ class World:
 
     def release(self, version: str, **changes: Any) -> Outcome:
         """Deploy a version."""
-        return Releaser(self.site, self.engine).run(self.spec(version, **changes))
+        return self.releaser().run(self.spec(version, **changes))
+
+    def releaser(self) -> Releaser:
+        """What makes the releases."""
+        return Releaser(self.site, self.engine, self.engine.ask, "somebody", self.site.root.parent)
 
     def fails(self, version: str, **changes: Any) -> ReleaseError:
         """Deploy a version that does not come about."""
@@ -81,7 +98,7 @@ class World:
             name = path.relative_to(self.site.root).as_posix()
             if path.is_symlink():
                 found[name] = f"-> {path.readlink()}"
-            elif path.is_file() and path.name not in ("lock", "secret_key"):
+            elif path.is_file() and path.name not in ("lock", "secret_key", "deployments.jsonl"):
                 found[name] = path.read_text()
             elif path.is_dir() and path.name.isdigit():
                 found[name] = "directory"
@@ -135,12 +152,13 @@ def test_the_first_release(world: World) -> None:
     outcome = world.release("1.0")
     assert (outcome.action, outcome.release, outcome.previous) == ("released", 1, None)
     assert outcome.migrations == ("polls.0001_initial",)
-    assert outcome.seconds_down == 0
+    assert outcome.held == 0
     world.assert_consistent(world.spec("1.0"))
     record = world.site.current_record()
     assert record
     assert (record.generation, record.previous, record.version, record.container) == (1, None, "1.0", "polls-1")
     assert record.image_id == "sha256:polls:1.0"
+    assert len((world.site.configuration / "secrets" / "secret_key").read_text()) > 50
 
 
 def test_nothing_to_do(world: World) -> None:
@@ -182,14 +200,14 @@ def test_code_only_never_stops_the_old_release_before_the_commit(world: World, m
     running_at_commit: list[str] = []
     commit = Site.commit
 
-    def observed(site: Site, record: Any) -> None:
+    def observed(site: Site, record: Any, check: Any) -> None:
         running_at_commit.extend(name for name, container in world.engine.containers.items() if container.running)
-        commit(site, record)
+        commit(site, record, check)
 
     monkeypatch.setattr(Site, "commit", observed)
     outcome = world.release("1.1")
-    assert running_at_commit == ["polls-1", "polls-2"]
-    assert (outcome.action, outcome.release, outcome.migrations, outcome.seconds_down) == ("released", 2, (), 0)
+    assert running_at_commit == ["polls-1", "polls-release", "polls-2"]
+    assert (outcome.action, outcome.release, outcome.migrations, outcome.held) == ("released", 2, (), 0)
     assert outcome.previous
     assert outcome.previous.release == 1
     world.assert_consistent(world.spec("1.1"))
@@ -203,26 +221,184 @@ def test_pending_migrations_make_a_new_generation(world: World) -> None:
     world.release("1.0")
     world.write_row("a vote")
     old = world.live_database.read_text()
+    world.engine.calls.clear()
     outcome = world.release("2.0")
     assert outcome.migrations == ("polls.0002_more",)
-    assert outcome.seconds_down > 0
+    assert outcome.held > 0
+    assert outcome.rehearsed["hold_seconds"] == 0.7
     world.assert_consistent(world.spec("2.0"))
     assert world.content() == {"migrations": ["polls.0001_initial", "polls.0002_more"], "rows": ["a vote"]}
     assert (world.site.generation(1) / "db.sqlite3").read_text() == old
-    commands = [" ".join(call) for call in world.engine.calls]
-    stopped = next(i for i, command in enumerate(commands) if command.startswith("stop") and "polls-1" in command)
-    copied = next(i for i, command in enumerate(commands) if " snapshot " in command)
-    assert stopped < copied
+    done = [" ".join(call[:2]) if call[0] == "migrator" else call[0] for call in world.engine.calls]
+    order = ["migrator rehearse", "create", "start", "migrator guard", "migrator copy", "migrator migrate"]
+    order += ["migrator check", "stop", "migrator release"]
+    assert [word for word in done if word in order] == order
 
 
-def test_a_failed_migration_starts_the_old_release_again(world: World) -> None:
+def test_requests_wait_from_the_guard_to_the_commit_and_no_longer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.release("1.0")
+    seen: dict[str, float] = {}
+    run = PretendedEngine.run
+
+    def observed(engine: PretendedEngine, arguments: Sequence[str], timeout: float = 300) -> Answer:
+        name = arguments[1] if arguments[0] == "migrator" else arguments[0]
+        hold = world.site.hold
+        if hold.exists():
+            seen[name] = hold.stat().st_mtime - time.time()
+        return run(engine, arguments, timeout)
+
+    monkeypatch.setattr(PretendedEngine, "run", observed)
+    world.release("2.0", hold_seconds=20)
+    assert set(seen) == {"container", "guard", "copy", "migrate", "check"}
+    assert 15 < seen["migrate"] <= 20
+    assert not world.site.hold.exists()
+
+
+def test_a_maintenance_window_has_no_limit_but_the_death_of_the_process(world: World) -> None:
+    world.release("1.0")
+    world.engine.migration_seconds = 100
+    error = world.fails("2.0")
+    assert "requests would wait 100.6 s (copy 0.1 s, migrations 100.0 s), and app_hold_seconds allows 10 s" in str(
+        error
+    )
+    assert not world.site.hold.exists()
+    outcome = world.release("2.0", maintenance=True)
+    assert outcome.held > 0
+    world.assert_consistent(world.spec("2.0"))
+    assert not world.site.maintenance.exists()
+
+
+def test_a_disk_without_room_is_told_before_anything_is_held(world: World) -> None:
+    world.release("1.0")
+    before = world.picture()
+    world.engine.peak = 10**18
+    error = world.fails("2.0")
+    assert "as the rehearsal showed, needs 1100000000000 MB" in str(error)
+    assert ["migrator", "guard"] not in [call[:2] for call in world.engine.calls]
+    assert world.picture() == before
+
+
+def test_a_migration_that_fails_in_rehearsal_holds_nobody(world: World) -> None:
     world.release("1.0")
     before = world.picture()
     error = world.fails("2.1")
+    assert error.step == "rehearse the migrations on a copy of the database"
+    assert "near the migration" in error.log
+    assert ["migrator", "guard"] not in [call[:2] for call in world.engine.calls]
+    assert world.picture() == before
+
+
+def test_a_migration_that_fails_in_earnest_leaves_the_old_release_alone(world: World) -> None:
+    world.offer("2.4", migrations=("polls.0001_initial", "polls.0002_sudden"))
+    world.release("1.0")
+    before = world.picture()
+    error = world.fails("2.4")
     assert error.step == "migrate the new database generation"
     assert "near the migration" in error.log
-    assert ["start", "polls-1"] in world.engine.calls
+    assert not [call for call in world.engine.calls if call[0] == "stop"]
+    assert world.engine.guarded is None
     assert world.picture() == before
+
+
+def test_a_commit_after_the_deadline_does_not_happen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.release("1.0")
+    before = world.picture()
+    write = Record.write
+
+    def slow(record: Record, path: Path) -> None:
+        write(record, path)
+        monkeypatch.setattr(Gate, "left", lambda _: -0.1)
+
+    monkeypatch.setattr(Record, "write", slow)
+    error = world.fails("2.0")
+    assert error.step == "commit"
+    assert "requests may wait 10 s (less 1 s for safety), and that was not enough" in str(error)
+    monkeypatch.undo()
+    assert world.picture() == before
+
+
+def test_a_guard_that_was_lost_keeps_the_release_from_being_committed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.release("1.0")
+    before = world.picture()
+    monkeypatch.setattr(PretendedEngine, "_word_check", lambda *_: {"error": "the guard was lost"})
+    assert "the guard was lost" in str(world.fails("2.0"))
+    assert world.picture() == before
+
+
+def test_workers_and_jobs_belong_to_the_release(world: World) -> None:
+    workers = {"mailer": ("send", "--loop")}
+    jobs = {"tidy": Job("5 4 * * *", ("clearsessions",))}
+    world.release("1.0", workers=workers, jobs=jobs)
+    containers = world.engine.containers
+    assert {name: container.running for name, container in containers.items()} == {
+        "polls-1": True,
+        "polls-1-mailer": True,
+        "polls-1-job-tidy": False,
+    }
+    assert containers["polls-1-mailer"].options[-3:] == ["work", "send", "--loop"]
+    cron = world.site.root.parent / "hostwright-polls-jobs"
+    assert "5 4 * * * root /usr/local/sbin/hostwright job polls tidy\n" in cron.read_text()
+    before = world.picture()
+    world.fails("2.1", workers=workers, jobs=jobs)
+    assert world.picture() == before
+    world.engine.images["polls:1.1"].healthy = False
+    world.fails("1.1", workers=workers)
+    assert world.picture() == before
+    containers["polls-1-mailer"].running = False
+    assert world.release("1.0", workers=workers, jobs=jobs).action == "started"
+    assert world.picture() == before
+    world.release("2.0")
+    world.assert_consistent(world.spec("2.0"))
+    assert not cron.exists()
+
+
+def test_workers_that_were_stopped_run_again_after_a_failure(world: World) -> None:
+    world.offer("2.4", migrations=("polls.0001_initial", "polls.0002_sudden"))
+    world.release("1.0", workers={"mailer": ("send",)})
+    before = world.picture()
+    world.fails("2.4", workers={"mailer": ("send",)})
+    assert ["stop", "-t", "30", "polls-1-mailer"] in world.engine.calls
+    assert world.picture() == before
+
+
+def test_commands_before_and_after_a_release(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: dict[str, Any] = {"pre_release": (("check",),), "post_release": (("warm", "up"),)}
+    world.release("1.0", **commands)
+    assert [call[-1] for call in world.engine.calls if call[-2:] == ["manage.py", "check"]] == []
+    world.release("1.1", **commands)
+    assert [call for call in world.engine.calls if call[-2:] == ["manage.py", "check"]]
+    assert world.engine.calls[-1] == ["exec", "polls-2", "python3", "manage.py", "warm", "up"]
+    monkeypatch.setattr(PretendedEngine, "_do_exec", lambda *_: Answer(3, stderr="no"))
+    error = world.fails("2.0", **commands)
+    assert "exit status 3. The release is live" in str(error)
+    world.assert_consistent(world.spec("2.0"))
+    run = PretendedEngine._do_run
+    failing = Answer(4, stderr="no")
+    monkeypatch.setattr(
+        PretendedEngine, "_do_run", lambda engine, words: failing if words[-1] == "check" else run(engine, words)
+    )
+    assert world.fails("1.1", **commands).step == "run 'check' before the release"
+    world.assert_consistent(world.spec("2.0"))
+
+
+def test_every_release_and_every_failed_one_is_a_line_of_the_audit_log(world: World) -> None:
+    world.release("1.0")
+    world.fails("9.9")
+    world.release("2.0")
+    lines = [json.loads(line) for line in world.site.deployments.read_text().splitlines()]
+    assert [(line["release"], line["from"], line["to"], line["by"]) for line in lines] == [
+        (1, None, "1.0", "somebody"),
+        (2, "1.0", "9.9", "somebody"),
+        (2, "1.0", "2.0", "somebody"),
+    ]
+    assert [line["outcome"] == "released" for line in lines] == [True, False, True]
+    assert "there is no image polls:9.9" in lines[1]["outcome"]
+    assert lines[2]["migrations"] == ["polls.0002_more"]
+    assert lines[2]["hold_ms"] >= 0
 
 
 @pytest.mark.parametrize("behaviour", ["healthy", "dies"])
@@ -232,7 +408,7 @@ def test_a_release_that_does_not_answer_is_not_committed(world: World, behaviour
     setattr(world.engine.images["polls:1.1"], behaviour, behaviour == "dies")
     error = world.fails("1.1")
     assert error.step == "wait until the new release is ready"
-    assert ("did not become ready within 60 s" if behaviour == "healthy" else "ended while it started") in str(error)
+    assert ("was not ready within 0 s" if behaviour == "healthy" else "ended while it started") in str(error)
     assert "the reason in the log" in error.log
     assert world.picture() == before
 
@@ -251,7 +427,7 @@ def test_another_static_url_than_the_project_s_is_refused(world: World) -> None:
 
 
 def test_an_image_of_another_runtime_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Releaser, "_runtime", lambda *_, **__: {})
+    monkeypatch.setattr(PretendedMigrator, "hear", lambda *_: "{}")
     assert "build the image anew" in str(world.fails("1.0"))
 
 
@@ -308,6 +484,91 @@ def test_a_directory_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     site = Site("polls", tmp_path / "srv")
     with pytest.raises(ReleaseError, match=f"File exists: {tmp_path}/srv"):
         Releaser(site, PretendedEngine(site)).run(SPEC)
+
+
+# Rollback
+
+
+def test_back_to_the_release_before(world: World) -> None:
+    world.release("1.0", limits=Limits(memory="1g"), secrets={"TOKEN": "first"})
+    world.release("1.1", secrets={"TOKEN": "second"})
+    world.write_row("a vote")
+    outcome = world.releaser().rollback(Rollback())
+    assert (outcome.action, outcome.release, outcome.held) == ("released", 3, 0)
+    spec = world.spec("1.0", limits=Limits(memory="1g"), secrets={"TOKEN": "first"})
+    world.assert_consistent(spec)
+    assert (world.site.secrets(3) / "TOKEN").read_text() == "first\n"
+    assert world.content()["rows"] == ["a vote"]
+    assert world.release("1.0", limits=Limits(memory="1g"), secrets={"TOKEN": "first"}).action == "none"
+    assert world.releaser().rollback(Rollback()).release == 4
+    world.assert_consistent(world.spec("1.1", secrets={"TOKEN": "second"}))
+
+
+@pytest.mark.parametrize("to", [None, 1, 2, 9])
+def test_a_release_to_go_back_to_must_be_a_kept_one(world: World, to: int | None) -> None:
+    with pytest.raises(ReleaseError, match="has no live release"):
+        world.releaser().rollback(Rollback(to))
+    for version in ("1.0", "1.1"):
+        world.release(version, keep_releases=1)
+    with pytest.raises(ReleaseError, match="kept: there are none"):
+        world.releaser().rollback(Rollback(to))
+
+
+def test_a_rollback_whose_image_is_gone_is_refused(world: World) -> None:
+    world.release("1.0")
+    world.release("1.1")
+    del world.engine.images["polls:1.0"]
+    with pytest.raises(ReleaseError, match=r"polls:1\.0 of release 1 is not on the host any more"):
+        world.releaser().rollback(Rollback())
+
+
+def test_a_rollback_over_migrations_needs_a_word(world: World) -> None:
+    world.release("1.0")
+    world.write_row("before")
+    world.release("2.0")
+    world.write_row("after")
+    before = world.picture()
+    with pytest.raises(ReleaseError, match=r"polls\.0002_more; about 1 rows were written since") as caught:
+        world.releaser().rollback(Rollback())
+    assert caught.value.step == "choose what becomes of the schema"
+    assert world.picture() == before
+
+
+@pytest.mark.parametrize(
+    ("schema", "migrations", "rows", "generation"),
+    [
+        ("keep", ["polls.0001_initial", "polls.0002_more"], ["before", "after"], 2),
+        ("reverse", ["polls.0001_initial"], ["before", "after"], 3),
+        ("generation", ["polls.0001_initial"], ["before"], 3),
+    ],
+)
+def test_a_rollback_over_migrations(
+    world: World, schema: str, migrations: list[str], rows: list[str], generation: int
+) -> None:
+    world.release("1.0")
+    world.write_row("before")
+    world.release("2.0")
+    world.write_row("after")
+    newer = world.live_database.read_text()
+    outcome = world.releaser().rollback(Rollback(schema=schema))
+    world.assert_consistent(world.spec("1.0"))
+    assert world.content() == {"migrations": migrations, "rows": rows}
+    record = world.site.current_record()
+    assert record
+    assert record.generation == generation
+    assert (outcome.held > 0) == (schema != "keep")
+    assert (world.site.generation(2) / "db.sqlite3").read_text() == newer
+    assert outcome.migrations == (("polls.0002_more (reversed)",) if schema == "reverse" else ())
+
+
+def test_a_rollback_that_fails_leaves_the_live_release(world: World) -> None:
+    world.release("1.0")
+    world.release("2.0")
+    before = world.picture()
+    world.engine.images["polls:1.0"].healthy = False
+    with pytest.raises(ReleaseError, match="was not ready"):
+        world.releaser().rollback(Rollback(schema="reverse"))
+    assert world.picture() == before
 
 
 # What is kept
@@ -377,9 +638,9 @@ def test_leftovers_of_an_unfinished_release_are_swept(world: World) -> None:
     site.secrets(4).mkdir()
     site.release_configuration(5).write_text("{}")
     (site.run / "releases" / "notes").mkdir()
-    world.engine.containers["polls-2"] = dataclasses.replace(
-        world.engine.containers["polls-1"], options=world.engine.containers["polls-1"].options
-    )
+    live = world.engine.containers["polls-1"]
+    options = [word.replace("hostwright.release=1", "hostwright.release=2") for word in live.options]
+    world.engine.containers["polls-2"] = dataclasses.replace(live, options=options)
     other = ["--label", "hostwright=release", "--label", "hostwright.site=blog"]
     world.engine.containers["blog-1"] = dataclasses.replace(world.engine.containers["polls-1"], options=other)
     world.release("1.0")
@@ -536,7 +797,7 @@ def test_an_engine_that_goes_away_for_good_is_the_reason_and_the_next_run_gets_t
             assert left == files
         else:
             assert error.step == "retire the old release"
-        assert module.serving(world.site, world.engine) in (
+        assert world.releaser().serving() in (
             "What serves now cannot be told.",
             "The site has no live release yet.",
         )
@@ -549,8 +810,7 @@ def test_a_release_with_migrations_over_one_whose_container_is_gone(world: World
     world.release("1.0")
     world.write_row("a vote")
     del world.engine.containers["polls-1"]
-    outcome = world.release("2.0")
-    assert outcome.seconds_down == 0
+    world.release("2.0")
     world.assert_consistent(world.spec("2.0"))
     assert world.content()["rows"] == ["a vote"]
 
@@ -565,7 +825,7 @@ def test_what_cannot_be_undone_does_not_hide_the_reason(world: World, monkeypatc
 
     with monkeypatch.context() as patched:
         patched.setattr(Site, "remove", broken)
-        assert "did not become ready" in str(world.fails("1.1"))
+        assert "was not ready" in str(world.fails("1.1"))
     assert world.site.current_record() == record
     world.release("1.0")
     world.assert_consistent(world.spec("1.0"))
@@ -643,7 +903,7 @@ def test_secrets_are_in_their_files_and_nowhere_else(world: World) -> None:
     assert holding == {"config/polls/secrets/1/TOKEN", "config/polls/secrets/2/TOKEN"}
     assert "hunter" not in json.dumps(world.engine.calls)
     assert "hunter" not in json.dumps(
-        module.difference(before, outcome, world.spec("1.0", secrets={"TOKEN": "hunter-3"}))
+        module.difference(before, outcome, world.spec("1.0", secrets={"TOKEN": "hunter-3"}), world.site)
     )
     assert "hunter" not in repr(world.spec("1.0", secrets={"TOKEN": "hunter-3"}))
     key = world.site.secret_key()
@@ -660,8 +920,19 @@ CHANGED: dict[str, Any] = {
     "static_url": "/s/",
     "secrets": {"TOKEN": "other"},
     "stop_timeout": 31,
+    "workers": {"mailer": ("send",)},
+    "jobs": {"tidy": Job("* * * * *", ("clearsessions",))},
 }
-UNRELATED: dict[str, Any] = {"health_timeout": 61, "migrate_timeout": 601, "keep_releases": 4}
+UNRELATED: dict[str, Any] = {
+    "health_timeout": 61,
+    "migrate_timeout": 601,
+    "keep_releases": 4,
+    "hold_seconds": 11,
+    "drain_seconds": 3,
+    "maintenance": True,
+    "pre_release": (("check",),),
+    "post_release": (("check",),),
+}
 
 
 @pytest.mark.parametrize("name", [item.name for item in dataclasses.fields(Spec)])
@@ -702,23 +973,51 @@ CHANGES = {
     "health_path": "/up",
     "stop_timeout": 3,
     "static_url": "/s/",
-    "workers": 3,
+    "processes": 3,
     "threads": 3,
     "backlog": 3,
     "sqlite": {"synchronous": "FULL", "busy_timeout": 5000, "journal_size_limit": 67108864},
     "limits": {"memory": "1g", "cpus": 1.0, "pids": 256, "tmp": "256m"},
     "environment_variables": {"A": "b"},
     "secrets": {"A": "b"},
+    "workers": {"mailer": "send --loop"},
+    "jobs": {"tidy": {"schedule": "5 4 * * *", "command": "clearsessions"}},
+    "pre_release": ["check"],
+    "post_release": ["check"],
+    "maintenance": True,
 }
 
 
-@pytest.mark.parametrize("option", sorted(set(module.ARGUMENTS) - {"site", "root"}))
+@pytest.mark.parametrize("option", sorted(set(module.ARGUMENTS) - {"site", "root", "by", "image_migrations"}))
 def test_each_option_of_the_module_counts(option: str) -> None:
-    timing = {"health_timeout", "migrate_timeout", "keep_releases"}
+    timing = set(UNRELATED)
     changed = module.spec_of(parameters(**{option: CHANGES.get(option, 7)}))
     plain = module.spec_of(parameters())
     assert changed != plain
     assert (changed.digest("key") != plain.digest("key")) == (option not in timing)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("workers", {"Mailer": "send"}, "'Mailer' will not do"),
+        ("workers", {"mailer": 7}, "7 is no management command"),
+        ("workers", {"mailer": "send 'it"}, "No closing quotation"),
+        ("jobs", {"tidy": "clearsessions"}, "'tidy' needs 'schedule' and 'command'"),
+        ("jobs", {"tidy": {"schedule": "61 * * * *", "command": "clearsessions"}}, "jobs: tidy: .*61"),
+        ("pre_release", [" "], "' ' is no management command"),
+    ],
+)
+def test_commands_that_cannot_be_run_are_refused(option: str, value: Any, says: str) -> None:
+    with pytest.raises(ReleaseError, match=says):
+        module.spec_of(parameters(**{option: value}))
+
+
+def test_the_record_gives_the_wish_back() -> None:
+    wish = dataclasses.replace(SPEC, **CHANGED, **UNRELATED)
+    read = json.loads(json.dumps(wish.recorded()))
+    assert "secrets" not in read
+    assert Spec.of_record(read, wish.secrets) == wish
 
 
 @pytest.mark.parametrize("name", ["lower", "../KEY", "secret_key", "A B", "1A", "", "A\n"])
@@ -744,12 +1043,12 @@ def test_the_difference_shows_what_the_user_changed_and_no_numbers(world: World)
     before = module.described(world.site)
     changed = {**CONFIGURATION, "scheme": "https"}
     outcome = world.release("1.1", configuration=changed, keep_releases=1)
-    shown = module.difference(before, outcome, world.spec("1.1", configuration=changed))
+    shown = module.difference(before, outcome, world.spec("1.1", configuration=changed), world.site)
     gone = set(shown["before"].splitlines()) - set(shown["after"].splitlines())
     come = set(shown["after"].splitlines()) - set(shown["before"].splitlines())
-    assert gone == {"image: polls:1.0 (source digest-1.0)", ' "scheme": "http",'}
-    assert come == {"image: polls:1.1 (source digest-1.1)", ' "scheme": "https",'}
-    assert module.difference(before, world_none(world), SPEC) == {}
+    assert gone == {"image: polls:1.0 (source digest-1.0)", "container: polls-1", ' "scheme": "http",'}
+    assert come == {"image: polls:1.1 (source digest-1.1)", "container: polls-2", ' "scheme": "https",'}
+    assert module.difference(before, world_none(world), SPEC, world.site) == {}
 
 
 def world_none(world: World) -> Outcome:
@@ -758,7 +1057,7 @@ def world_none(world: World) -> Outcome:
 
 
 def test_the_plan_predicts_the_run_and_changes_nothing(world: World) -> None:
-    releaser = Releaser(world.site, world.engine)
+    releaser = world.releaser()
 
     def predicted(version: str) -> bool:
         before = world.picture()
@@ -776,14 +1075,33 @@ def test_the_plan_predicts_the_run_and_changes_nothing(world: World) -> None:
     assert predicted("2.0")
 
 
-def test_the_message_says_what_serves(world: World) -> None:
-    assert module.serving(world.site, world.engine) == "The site has no live release yet."
+def test_the_plan_names_pending_migrations_and_estimates_the_hold(world: World) -> None:
+    releaser = world.releaser()
+    assert releaser.plan(world.spec("1.0"), ["polls.0001_initial"]).migrations == ("polls.0001_initial",)
     world.release("1.0")
-    assert module.serving(world.site, world.engine) == "Release 1 (polls:1.0) serves on."
+    both = ["polls.0001_initial", "polls.0002_more"]
+    plan = releaser.plan(world.spec("2.0"), both)
+    assert plan.migrations == ("polls.0002_more",)
+    assert 0.5 < plan.held < 0.6
+    shown = module.difference(module.described(world.site), plan, world.spec("2.0"), world.site)
+    assert "migration: polls.0002_more (requests wait for about 0.5 s)" in shown["after"]
+    world.site.audit(json.dumps({"hold_ms": 3210, "migrations": ["polls.0000"]}))
+    assert releaser.plan(world.spec("2.0"), both).held == 3.21
+    assert releaser.plan(world.spec("2.0")).migrations == ()
     world.engine.containers["polls-1"].running = False
-    assert "polls-1 does not run" in module.serving(world.site, world.engine)
+    plan = releaser.plan(world.spec("2.0"), both)
+    assert plan.migrations == ()
+    assert "does not tell which migrations it has applied: it does not run" in plan.warnings[0]
+
+
+def test_the_message_says_what_serves(world: World) -> None:
+    assert world.releaser().serving() == "The site has no live release yet."
+    world.release("1.0")
+    assert world.releaser().serving() == "Release 1 (polls:1.0) serves on."
+    world.engine.containers["polls-1"].running = False
+    assert "polls-1 does not run" in world.releaser().serving()
     (world.site.current / "release.json").write_text("{")
-    assert module.serving(world.site, world.engine) == "What serves now cannot be told."
+    assert world.releaser().serving() == "What serves now cannot be told."
 
 
 def test_somebody_elses_container_under_our_name_stays(world: World) -> None:

@@ -21,6 +21,7 @@ sys.path.insert(0, str(RUNTIME))
 
 # sqlite first: it puts the safe SQLite in place before the tests import sqlite3.
 from hostwright import install, sqlite  # noqa: E402
+from hostwright.errors import HostwrightError  # noqa: E402
 
 SETTINGS = """
     from pathlib import Path
@@ -138,12 +139,17 @@ class Release:
     @property
     def socket(self) -> Path:
         """Where the release serves."""
-        return self.root / "run" / "app.sock"
+        return self.root / "run" / "releases" / "1" / "app.sock"
+
+    @property
+    def current(self) -> Path:
+        """The symlink that names the live release: this one, unless a test says otherwise."""
+        return self.root / "run" / "current"
 
     @property
     def record(self) -> Path:
         """The release's immutable record."""
-        return self.root / "run" / "release.json"
+        return self.socket.with_name("release.json")
 
     @property
     def backups(self) -> Path:
@@ -163,7 +169,8 @@ class Release:
 
     def save(self) -> Path:
         """Write the configuration file."""
-        path = self.root / "configuration.json"
+        path = self.root / "config" / "releases" / "1.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.configuration), encoding="utf-8")
         return path
 
@@ -205,6 +212,34 @@ class Release:
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout.splitlines()[-1])
 
+    def pending(self) -> Any:
+        """Compare the migrations with the database."""
+        return self._migrations("project.setup() or migrations.pending()")
+
+    def migrate(self) -> Any:
+        """Apply the pending migrations to the release's database; to the project's own one in development."""
+        name = self.configuration.get("database")
+        if name is None:
+            return self._migrations("migrations.migrate()")
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        return self._migrations(f"migrations.migrate(Path({name!r}))")
+
+    def _migrations(self, expression: str) -> Any:
+        code = f"""
+import json, sys
+from pathlib import Path
+from hostwright import migrations, project
+from hostwright.errors import HostwrightError
+try:
+    print(json.dumps({expression}))
+except HostwrightError as error:
+    sys.exit(str(error))
+"""
+        result = self.command("-c", code)
+        if result.returncode:
+            raise HostwrightError(result.stderr)
+        return json.loads(result.stdout.splitlines()[-1])
+
     def shell(self, code: str, configured: bool = True) -> str:
         """Run code with Django set up, as management commands do; return what it prints."""
         result = self.command("manage.py", "shell", "-c", code, configured=configured)
@@ -212,13 +247,13 @@ class Release:
         return result.stdout.strip().splitlines()[-1]
 
 
-@pytest.fixture
-def release(tmp_path: Path, python: Path) -> Release:
-    """Return an unmodified project with its configuration; nothing is migrated yet."""
+def make_release(tmp_path: Path, python: Path) -> Release:
+    """Write an unmodified project and its configuration; nothing is migrated yet."""
     made = Release(tmp_path, python)
     made.write(FILES)
-    for directory in ("run", "secrets", "media", "backups"):
-        (tmp_path / directory).mkdir()
+    for directory in ("run/releases/1", "secrets", "media", "backups"):
+        (tmp_path / directory).mkdir(parents=True)
+    made.current.symlink_to("releases/1")
     (tmp_path / "secrets" / "secret_key").write_text("the-site's-key\n", encoding="utf-8")
     record = {"site": "notes", "release": 1, "generation": 1, "version": "1.0", "image": "notes:1.0"}
     made.record.write_text(json.dumps(record), encoding="utf-8")
@@ -241,13 +276,19 @@ def release(tmp_path: Path, python: Path) -> Release:
 
 
 @pytest.fixture
-def serve(release: Release) -> Iterator[Callable[[], subprocess.Popen[str]]]:
-    """Return a function that starts the server; whatever still runs at the end is killed."""
+def release(tmp_path: Path, python: Path) -> Release:
+    """Return an unmodified project with its configuration; nothing is migrated yet."""
+    return make_release(tmp_path, python)
+
+
+@pytest.fixture
+def serve(release: Release) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Return a function that starts the server, or another verb; whatever still runs at the end is killed."""
     started: list[subprocess.Popen[str]] = []
 
-    def start() -> subprocess.Popen[str]:
+    def start(*words: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [release.python, "-m", "hostwright", "serve"],
+            [release.python, "-m", "hostwright", *(words or ("serve",))],
             cwd=release.project,
             env=release.environment(),
             stdout=subprocess.PIPE,

@@ -146,14 +146,12 @@ def test_backups_of_a_busy_database_are_right(release: Release, ledger: Path) ->
     assert one(ledger, "SELECT count(*) FROM move") > before + 100
 
 
-def test_snapshots_of_a_busy_database_are_right(release: Release, ledger: Path, tmp_path: Path) -> None:
+def test_snapshots_of_a_busy_database_are_right(ledger: Path, tmp_path: Path) -> None:
     with writing(ledger):
         for number in range(5):
             copy = tmp_path / f"copy{number}.sqlite3"
             assert snapshot.snapshot(ledger, copy)["bytes"] == copy.stat().st_size
             assert one(copy, "SELECT sum(balance) FROM account") == 1_000_000
-    found = release.answer("snapshot", ledger, tmp_path / "verb.sqlite3")
-    assert found["bytes"] > 0
 
 
 def test_a_snapshot_overwrites_nothing_and_leaves_nothing(ledger: Path, tmp_path: Path) -> None:

@@ -6,6 +6,9 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+from hostwright.errors import HostwrightError
+
 if TYPE_CHECKING:
     from tests.unit.runtime.conftest import Release
 
@@ -23,51 +26,65 @@ SECOND = """
 
 
 def test_pending_creates_nothing_and_migrate_empties_it(release: Release) -> None:
-    before = release.answer("pending")
+    before = release.pending()
     assert before == {
         "pending": ["contenttypes.0001_initial", "contenttypes.0002_remove_content_type_name", "notes.0001_initial"],
+        "applied": [],
         "head": {},
         "unknown": [],
     }
     assert not release.database.parent.exists()
-    assert release.answer("migrate")["applied"] == before["pending"]
-    after = release.answer("pending")
+    assert release.migrate()["applied"] == before["pending"]
+    after = release.pending()
     assert after["pending"] == []
+    assert after["applied"] == before["pending"]
     assert after["head"] == {"contenttypes": "0002_remove_content_type_name", "notes": "0001_initial"}
-    assert release.answer("migrate")["applied"] == []
+    assert release.migrate()["applied"] == []
     # Nothing is left in the WAL: all of it is in the file, and flushed.
     assert sorted(path.name for path in release.database.parent.iterdir()) == ["db.sqlite3"]
     assert sqlite3.connect(release.database).execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_what_migrate_has_done_is_in_the_database_file(release: Release, tmp_path: Path) -> None:
-    release.answer("migrate")
+    release.migrate()
     release.write({"notes/migrations/0002_fill.py": SECOND.format(body="pass")})
     # Another connection keeps the WAL from being emptied when migrate closes its own.
     other = sqlite3.connect(release.database)
     other.execute("SELECT count(*) FROM notes_note").fetchone()
-    release.answer("migrate")
+    release.migrate()
     (tmp_path / "alone.sqlite3").write_bytes(release.database.read_bytes())
     other.close()
     query = "SELECT name FROM django_migrations WHERE app = 'notes' ORDER BY id DESC"
     assert sqlite3.connect(tmp_path / "alone.sqlite3").execute(query).fetchone() == ("0002_fill",)
 
 
+def test_what_cannot_be_moved_into_the_database_file_is_told(release: Release) -> None:
+    release.configuration["sqlite"]["busy_timeout"] = 100
+    release.migrate()
+    release.write({"notes/migrations/0002_fill.py": SECOND.format(body="pass")})
+    reader = sqlite3.connect(release.database, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM notes_note").fetchone()
+    with pytest.raises(HostwrightError, match="somebody else reads it"):
+        release.migrate()
+    reader.close()
+
+
 def test_a_migration_that_fails_is_named(release: Release) -> None:
-    release.answer("migrate")
+    release.migrate()
     release.write({"notes/migrations/0002_fill.py": SECOND.format(body="raise ValueError('no such colour')")})
-    result = release.verb("migrate")
-    assert result.returncode == 1
-    assert "The migration failed at notes.0002_fill: ValueError: no such colour" in result.stderr
-    assert "at notes/migrations/0002_fill.py:6: raise ValueError" in result.stderr
-    assert release.answer("pending")["pending"] == ["notes.0002_fill"]
+    with pytest.raises(HostwrightError) as failure:
+        release.migrate()
+    assert "The migration failed at notes.0002_fill: ValueError: no such colour" in str(failure.value)
+    assert "at notes/migrations/0002_fill.py:6: raise ValueError" in str(failure.value)
+    assert release.pending()["pending"] == ["notes.0002_fill"]
 
 
 def test_a_database_ahead_of_the_code_is_recognised(release: Release) -> None:
     release.write({"notes/migrations/0002_fill.py": SECOND.format(body="pass")})
-    release.answer("migrate")
+    release.migrate()
     (release.project / "notes" / "migrations" / "0002_fill.py").unlink()
-    found = release.answer("pending")
+    found = release.pending()
     assert (found["pending"], found["unknown"]) == ([], ["notes.0002_fill"])
     assert found["head"]["notes"] == "0002_fill"
 
@@ -75,6 +92,5 @@ def test_a_database_ahead_of_the_code_is_recognised(release: Release) -> None:
 def test_conflicting_migrations_are_refused(release: Release) -> None:
     for name in ("0002_one", "0002_two"):
         release.write({f"notes/migrations/{name}.py": SECOND.format(body="pass")})
-    result = release.verb("pending")
-    assert result.returncode == 1
-    assert "notes: 0002_one, 0002_two" in result.stderr
+    with pytest.raises(HostwrightError, match="notes: 0002_one, 0002_two"):
+        release.pending()

@@ -1,4 +1,4 @@
-"""The real server on its socket: readiness, probe, graceful stop, and what a killed one leaves."""
+"""The real server on its socket: when it may start, readiness, probe, graceful stop, and what a killed one leaves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hostwright.errors import BusyError, ConfigurationError
 if TYPE_CHECKING:
     from tests.unit.runtime.conftest import Release
 
-Start = Callable[[], "subprocess.Popen[str]"]
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def get(release: Release, path: str, host: str = "notes.example.org", scheme: str = "https") -> tuple[int, str]:
@@ -43,7 +43,7 @@ def stop(server: subprocess.Popen[str]) -> str:
 
 
 def test_the_site_serves(release: Release, serve: Start) -> None:
-    release.answer("migrate")
+    release.migrate()
     server = serve()
     found = release.answer("probe", "--timeout", "10")
     assert (found["ready"], found["health"], found["host"]) == (200, {"path": "/", "status": 200}, "notes.example.org")
@@ -62,7 +62,7 @@ def test_the_site_serves(release: Release, serve: Start) -> None:
 
 
 def test_requests_in_flight_finish_at_sigterm(release: Release, serve: Start) -> None:
-    release.answer("migrate")
+    release.migrate()
     server = serve()
     release.answer("probe", "--timeout", "10")
     answers: list[tuple[int, str]] = []
@@ -81,7 +81,7 @@ def test_requests_in_flight_finish_at_sigterm(release: Release, serve: Start) ->
 
 
 def test_a_killed_server_s_socket_is_replaced(release: Release, serve: Start) -> None:
-    release.answer("migrate")
+    release.migrate()
     server = serve()
     release.answer("probe", "--timeout", "10")
     os.killpg(server.pid, signal.SIGKILL)
@@ -107,7 +107,7 @@ def test_unready_until_migrated(release: Release, serve: Start) -> None:
     status, text = get(release, probe.READY_PATH)
     assert status == 503
     assert json.loads(text)["reason"].startswith("pending migrations: contenttypes.0001_initial, ")
-    release.answer("migrate")
+    release.migrate()
     assert get(release, probe.READY_PATH) == (200, '{"status": "ready"}\n')
     stop(server)
 
@@ -124,7 +124,7 @@ def test_a_project_that_does_not_import_ends_the_server_with_one_message(release
 @pytest.mark.parametrize(("path", "status"), [("/broken", 500), ("/missing", 404)])
 def test_the_health_path_decides(release: Release, serve: Start, path: str, status: int) -> None:
     release.configuration["health_path"] = path
-    release.answer("migrate")
+    release.migrate()
     serve()
     result = release.verb("probe", "--timeout", "2")
     assert result.returncode == (1 if status >= 500 else 0)
@@ -159,3 +159,116 @@ def test_a_socket_s_place(tmp_path: Path) -> None:
             serve.remove_stale_socket(tmp_path / "live.sock")
     serve.remove_stale_socket(tmp_path / "live.sock")
     assert not (tmp_path / "live.sock").exists()
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def seconds_of_processor(process: subprocess.Popen[str]) -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def commit(release: Release, number: int) -> None:
+    new = release.current.with_name("current.new")
+    new.symlink_to(f"releases/{number}")
+    new.replace(release.current)
+
+
+def test_a_release_that_is_not_current_waits_until_it_is(release: Release, serve: Start) -> None:
+    release.migrate()
+    commit(release, 2)
+    server = serve()
+    assert first_line(server) == "hostwright: release 1 waits: current names release 2.\n"
+    before = seconds_of_processor(server)
+    time.sleep(1.5)
+    assert seconds_of_processor(server) - before <= 0.02
+    assert not release.socket.exists()
+    assert not [path for path in Path(f"/proc/{server.pid}/fd").iterdir() if "sqlite3" in str(path.readlink())]
+    commit(release, 1)
+    release.answer("probe", "--timeout", "10")
+    assert get(release, "/")[0] == 200
+    stop(server)
+    assert server.returncode == 0
+
+
+def test_go_lets_a_release_start_once(release: Release, serve: Start) -> None:
+    release.migrate()
+    commit(release, 2)
+    go = release.socket.with_name("go")
+    go.touch()
+    server = serve()
+    release.answer("probe", "--timeout", "10")
+    assert not go.exists()
+    os.killpg(server.pid, signal.SIGKILL)
+    server.communicate()
+    assert first_line(serve()).startswith("hostwright: release 1 waits")
+
+
+def test_before_the_first_commit_a_release_waits(release: Release, serve: Start) -> None:
+    release.current.unlink()
+    assert first_line(serve()) == "hostwright: release 1 waits: no release has been committed yet.\n"
+
+
+@pytest.mark.parametrize("verb", [("serve",), ("work", "count", "--verbosity", "2")])
+def test_sigterm_ends_the_wait(release: Release, serve: Start, verb: tuple[str, ...]) -> None:
+    commit(release, 2)
+    waiting = serve(*verb)
+    assert "waits" in first_line(waiting)
+    start = time.monotonic()
+    assert stop(waiting) == ""
+    assert waiting.returncode == 0
+    assert time.monotonic() - start < 0.2
+
+
+def test_the_wait_does_not_import_django(release: Release) -> None:
+    release.current.unlink()
+    code = """
+import sys, threading, pathlib
+from hostwright import configuration, current, serve
+release = configuration.require()
+link = release.require_socket().parents[2] / "current"
+threading.Timer(0.5, lambda: link.symlink_to("releases/1")).start()
+current.wait(release, may_start=True)
+print([name for name in sys.modules if name.partition(".")[0] in ("django", "mysite", "notes")])
+"""
+    assert release.command("-c", code).stdout.splitlines()[1:] == ["[]"]
+
+
+WORK = """
+    import signal, sys, time
+    from django.core.management.base import BaseCommand
+    from notes.models import Note
+
+    class Command(BaseCommand):
+        def add_arguments(self, parser):
+            parser.add_argument("--colour")
+
+        def handle(self, *args, **options):
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to end"))
+            print(options["colour"], options["verbosity"], Note.objects.count(), flush=True)
+            time.sleep(60)
+"""
+
+
+def test_work_runs_a_management_command_of_the_current_release(release: Release, serve: Start) -> None:
+    release.write({"notes/management/__init__.py": "", "notes/management/commands/work.py": WORK})
+    release.migrate()
+    commit(release, 2)
+    go = release.socket.with_name("go")
+    go.touch()
+    work = serve("work", "work", "--colour", "blue", "--verbosity", "2")
+    assert first_line(work) == "hostwright: release 1 waits: current names release 2.\n"
+    # The one start before the commit is the server's.
+    assert go.exists()
+    commit(release, 1)
+    assert first_line(work) == "blue 2 0\n"
+    assert stop(work) == "asked to end\n"
+    assert work.returncode == 1
+
+
+def test_work_without_a_command_is_refused(release: Release) -> None:
+    result = release.verb("work")
+    assert (result.returncode, "which management command" in result.stderr) == (2, True)

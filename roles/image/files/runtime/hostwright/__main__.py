@@ -28,16 +28,14 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--requirements", type=Path, default=Path("/opt/hostwright/requirements"))
 
     verb = verbs.add_parser("preflight", help="import the project and check that it can be deployed")
-    verb.add_argument("--pending", action="store_true", help="add what the verb pending says, in the same process")
+    verb.add_argument("--pending", action="store_true", help="compare its migrations with the database too")
 
-    verbs.add_parser("pending", help="compare the migrations with the database")
-    verbs.add_parser("migrate", help="apply the pending migrations")
+    verbs.add_parser("migrator", help="copy and migrate databases at the committer's word, by lines of JSON")
 
-    verb = verbs.add_parser("snapshot", help="copy a live database")
-    verb.add_argument("source", type=Path)
-    verb.add_argument("destination", type=Path, help="must not exist")
+    verbs.add_parser("serve", help="run the WSGI server on the release's socket, once current names the release")
 
-    verbs.add_parser("serve", help="run the WSGI server on the release's socket")
+    verb = verbs.add_parser("work", help="run a management command that does not end, once current names the release")
+    verb.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="and its arguments")
 
     verb = verbs.add_parser("develop", help="migrate, then run Django's development server")
     verb.add_argument("--port", type=int, default=8000)
@@ -74,23 +72,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
             from hostwright import preflight
 
             return preflight.preflight(pending=arguments.pending)
-        case "pending":
-            from hostwright import migrations, project
+        case "migrator":
+            from hostwright import migrator
 
-            project.setup()
-            return migrations.pending()
-        case "migrate":
-            from hostwright import migrations
-
-            return migrations.migrate()
-        case "snapshot":
-            from hostwright import snapshot
-
-            return snapshot.snapshot(arguments.source, arguments.destination)
+            migrator.migrator()
         case "serve":
             from hostwright import serve
 
             serve.serve()
+        case "work":
+            from hostwright import serve
+
+            serve.work(arguments.command)
         case "develop":
             from hostwright import serve
 

@@ -1,11 +1,12 @@
 """The project's migrations: which are pending, and to apply them."""
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hostwright import configuration, project
+from hostwright import project
 from hostwright.errors import HostwrightError, ProjectError
+from hostwright.snapshot import flush
 
 
 def pending() -> dict[str, Any]:
@@ -14,8 +15,8 @@ def pending() -> dict[str, Any]:
     A missing database is not created. Django must be set up.
 
     Returns:
-        ``pending`` (``["polls.0002_x"]`` in the order of application), ``head`` (the last applied migration by
-        application) and ``unknown`` (applied ones that this code does not have).
+        ``pending`` (``["polls.0002_x"]`` in the order of application), ``applied``, ``head`` (the last applied
+        migration by application) and ``unknown`` (applied ones that this code does not have).
 
     Raises:
         ProjectError: the migrations contradict each other.
@@ -36,6 +37,7 @@ def pending() -> dict[str, Any]:
             )
         plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
         head: dict[str, str] = {}
+        applied: list[str] = []
         unknown: list[str] = []
         if exists:
             recorder: Any = MigrationRecorder(connection)
@@ -43,18 +45,24 @@ def pending() -> dict[str, Any]:
                 known = set(executor.loader.disk_migrations)
                 for app, name in recorder.migration_qs.order_by("id").values_list("app", "name"):
                     head[app] = name
+                    applied.append(f"{app}.{name}")
                     if (app, name) not in known:
                         unknown.append(f"{app}.{name}")
             connection.close()
     return {
         "pending": [f"{migration.app_label}.{migration.name}" for migration, _ in plan],
+        "applied": applied,
         "head": head,
         "unknown": unknown,
     }
 
 
-def migrate() -> dict[str, Any]:
-    """Apply all pending migrations to the configured database and put it on disk for good.
+def migrate(database: Path | None = None) -> dict[str, Any]:
+    """Apply all pending migrations.
+
+    Args:
+        database: to be migrated instead of the one that the settings name, and put on disk for good. No connection
+            may be open; from now on this process uses this database.
 
     Returns:
         ``applied`` and ``head`` as of ``pending``.
@@ -62,10 +70,9 @@ def migrate() -> dict[str, Any]:
     Raises:
         HostwrightError: names the migration that failed.
     """
-    release = configuration.load()
-    if release is not None and release.database is not None:
-        release.database.parent.mkdir(parents=True, exist_ok=True)
     project.setup()
+    if database is not None:
+        use(database)
     before = pending()
 
     from django.core.management import call_command
@@ -74,9 +81,51 @@ def migrate() -> dict[str, Any]:
         call_command("migrate", interactive=False)
     except (Exception, SystemExit) as error:
         raise HostwrightError(_failure(error)) from error
-    if release is not None and release.database is not None:
-        _persist(release.database)
-    return {"applied": before["pending"], "head": pending()["head"]}
+    head = pending()["head"]
+    if database is not None:
+        _persist(database)
+    return {"applied": before["pending"], "head": head}
+
+
+def reverse(names: Sequence[str], database: Path) -> dict[str, Any]:
+    """Take applied migrations back.
+
+    Args:
+        names: such as ``["polls.0002_x"]``.
+        database: as of ``migrate``.
+
+    Returns:
+        ``applied`` (nothing) and ``head`` as of ``pending``.
+
+    Raises:
+        HostwrightError: one of them cannot be reversed.
+    """
+    project.setup()
+    use(database)
+    from django.core.management import call_command
+
+    kept = [name for name in pending()["applied"] if name not in names]
+    for app in sorted({name.partition(".")[0] for name in names}):
+        of_app = [name.partition(".")[2] for name in kept if name.partition(".")[0] == app]
+        try:
+            call_command("migrate", app, of_app[-1] if of_app else "zero", interactive=False)
+        except (Exception, SystemExit) as error:
+            raise HostwrightError(
+                f"The migrations of {app} cannot be taken back: {type(error).__name__}: {error}"
+            ) from error
+    head = pending()["head"]
+    _persist(database)
+    return {"applied": [], "head": head}
+
+
+def use(database: Path) -> None:
+    """Let this process use another database than the one that the settings name. Django must be set up."""
+    from django.conf import settings
+    from django.db import connections
+
+    connections.close_all()
+    for place in (settings.DATABASES["default"], connections["default"].settings_dict):
+        place["NAME"] = str(database)
 
 
 def _failure(error: BaseException) -> str:
@@ -101,11 +150,9 @@ def _persist(database: Path) -> None:
     connection = connections["default"]
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        cursor.fetchone()
+        busy = cursor.fetchone()[0]
     connection.close()
-    for path in (database, database.parent):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    if busy:
+        raise HostwrightError(f"{database}: somebody else reads it: what was migrated is not in the file yet.")
+    flush(database)
+    flush(database.parent)

@@ -1,24 +1,44 @@
-"""Run the WSGI server on the release's socket."""
+"""Run the WSGI server on the release's socket, and the site's background processes."""
 
 import os
 import socket
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from hostwright import configuration, sqlite
+from hostwright import configuration, current, sqlite
 from hostwright.configuration import Configuration
 from hostwright.errors import BusyError, ConfigurationError
 
 
 def serve() -> NoReturn:
-    """Replace this process by the server, so that it gets the container's signals itself."""
+    """Replace this process by the server, so that it gets the container's signals itself.
+
+    It waits until ``current`` names this release, or takes the file ``go``, which the committer made for one start.
+    """
     release = configuration.require()
+    current.wait(release, may_start=True)
     sqlite.require_safe()
     remove_stale_socket(release.require_socket())
     os.umask(0o027)
     os.execv(sys.executable, command(release))  # noqa: S606 (the server gets the signals)
+
+
+def work(words: Sequence[str]) -> NoReturn:
+    """Wait until ``current`` names this release, then replace this process by a management command.
+
+    Args:
+        words: the command and its arguments, as ``manage.py`` gets them.
+
+    Raises:
+        ConfigurationError: there are none.
+    """
+    if not words:
+        raise ConfigurationError("work: which management command? For example: work process_tasks --queue mail.")
+    current.wait(configuration.require(), may_start=False)
+    os.execv(sys.executable, [sys.executable, "manage.py", *words])  # noqa: S606 (the command gets the signals)
 
 
 def command(release: Configuration) -> list[str]:

@@ -1,0 +1,161 @@
+"""A site's containers: what they may do, what they see, whose they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine
+from ansible_collections.hostwright.django.plugins.module_utils.site import APP_GID, APP_UID, ReleaseError, Site
+from ansible_collections.hostwright.django.plugins.module_utils.spec import Spec
+
+TMP = "/tmp"  # noqa: S108 (the container's own, in memory)
+HELPER = "release"  # the part of a site's one-shot container
+
+
+class Containers:
+    """The containers of one site; the parts of a release are ``web``, its workers and its jobs."""
+
+    def __init__(self, site: Site, engine: Engine) -> None:
+        self.site = site
+        self.engine = engine
+
+    @property
+    def helper(self) -> str:
+        """Name of the one-shot container that looks at a project and migrates."""
+        return f"{self.site.name}-{HELPER}"
+
+    def web(self, number: int) -> str:
+        """Name of the container that serves a release."""
+        return f"{self.site.name}-{number}"
+
+    def worker(self, number: int, name: str) -> str:
+        """Name of the container of a release's worker."""
+        return f"{self.web(number)}-{name}"
+
+    def job(self, number: int, name: str) -> str:
+        """Name of the container that cron starts."""
+        return f"{self.web(number)}-job-{name}"
+
+    def create(self, spec: Spec, number: int) -> None:
+        """Create all containers of a release; none of them runs yet."""
+        self._create(self.web(number), spec, number, "unless-stopped", "serve", health=True)
+        for name, command in spec.workers.items():
+            self._create(self.worker(number, name), spec, number, "unless-stopped", "work", *command)
+        for name, job in spec.jobs.items():
+            self._create(self.job(number, name), spec, number, "no", "work", *job.command)
+
+    def _create(self, name: str, spec: Spec, number: int, restart: str, *verb: str, health: bool = False) -> None:
+        probe = [
+            "--health-cmd", "python3 -m hostwright probe --timeout 5", "--health-interval", "30s",
+            "--health-timeout", "10s", "--health-retries", "3",
+        ]  # fmt: skip
+        self.engine(
+            "create", "--name", name, *self._hardened(spec), *self._mounts(), *self._labels(number),
+            "--hostname", self.site.name, "--restart", restart, "--stop-timeout", str(spec.stop_timeout),
+            *(probe if health else ["--no-healthcheck"]), spec.image, *verb,
+        )  # fmt: skip
+
+    def one_shot(self, spec: Spec, number: int, image: str, *verb: str) -> list[str]:
+        """Docker's arguments to run a verb of the runtime and talk to it, without network and with media read-only."""
+        return [
+            "run", "--rm", "--interactive", "--name", self.helper, "--network", "none", *self._hardened(spec),
+            *self._mounts(read_only=(f"{self.site.name}_media",)), *self._labels(number), image, *verb,
+        ]  # fmt: skip
+
+    def hook(self, name: str, spec: Spec, number: int, command: tuple[str, ...]) -> list[str]:
+        """Docker's arguments to run a management command of a release that does not serve yet."""
+        return [
+            "run", "--rm", "--name", name, *self._hardened(spec), *self._mounts(), *self._labels(number),
+            "--entrypoint", "python3", spec.image, "manage.py", *command,
+        ]  # fmt: skip
+
+    def of_release(self, number: int) -> list[str]:
+        """Names of the containers of a release that are there, the one that serves first."""
+        return sorted(name for name, label in self.all().items() if label == str(number) and name != self.helper)
+
+    def all(self) -> dict[str, str]:
+        """All containers of the site's releases, by name, with the number of the release."""
+        listed = self.engine(
+            "ps", "--all", "--filter", "label=hostwright=release",
+            "--filter", f"label=hostwright.site={self.site.name}",
+            "--format", '{{.Names}} {{.Label "hostwright.release"}}',
+        )  # fmt: skip
+        found = (line.partition(" ") for line in listed.splitlines())
+        return {name: label for name, _, label in found}
+
+    def running(self, name: str) -> bool:
+        """Whether a container runs."""
+        found = self.engine.container(name)
+        return bool(found and found["State"]["Running"])
+
+    def ended(self, name: str) -> bool:
+        """Whether a container has ended since it was started; the Engine may have started it again."""
+        found = self.engine.container(name)
+        return not found or not found["State"]["Running"] or found["RestartCount"] > 0
+
+    def stop(self, names: list[str], timeout: int) -> None:
+        """Let containers end their work, ``timeout`` seconds at most."""
+        if names:
+            self.engine("stop", "-t", str(timeout), *names, timeout=timeout + 60)
+
+    def remove(self, *names: str) -> None:
+        """Remove containers of this site; somebody else's of that name stays."""
+        for name in names:
+            found = self.engine.container(name)
+            if found and self._ours(found):
+                self.engine.run(["rm", "--force", "--volumes", name])
+
+    def check(self, step: str, spec: Spec, number: int) -> None:
+        """A container or volume of somebody else's under a name that we need is refused, never removed.
+
+        Raises:
+            ReleaseError: there is one.
+        """
+        needed = [self.web(number), self.helper, *(self.worker(number, name) for name in spec.workers)]
+        for name in [*needed, *(self.job(number, name) for name in spec.jobs)]:
+            found = self.engine.container(name)
+            if found and not self._ours(found):
+                raise ReleaseError(
+                    step, f"there is a container {name} on the host, which is not of this site: rename it or the site"
+                )
+        for name, (directory, _, _) in self.site.volumes.items():
+            done = self.engine.run(["volume", "inspect", "--format", "{{json .Options}}", name])
+            if done.status == 0 and (json.loads(done.stdout) or {}).get("device") != str(directory):
+                raise ReleaseError(
+                    step,
+                    f"the Docker volume {name} exists already and is not bound to {directory}: it is not of this site; "
+                    f"look at it with 'docker volume inspect {name}', rename the site or remove the volume",
+                )
+
+    def _ours(self, found: Mapping[str, Any]) -> bool:
+        labels = found["Config"].get("Labels") or {}
+        return labels.get("hostwright") == "release" and labels.get("hostwright.site") == self.site.name
+
+    def _labels(self, number: int) -> list[str]:
+        return [
+            "--label", "hostwright=release", "--label", f"hostwright.site={self.site.name}",
+            "--label", f"hostwright.release={number}",
+            "--env", f"HOSTWRIGHT_CONFIG=/site/config/releases/{number}.json",
+        ]  # fmt: skip
+
+    def _mounts(self, read_only: tuple[str, ...] = ()) -> list[str]:
+        options: list[str] = []
+        for name, (directory, target, always) in self.site.volumes.items():
+            mount = (
+                f"type=volume,source={name},target={target},volume-driver=local,volume-opt=type=none,volume-opt=o=bind,"
+                f"volume-opt=device={directory},volume-nocopy,volume-label=hostwright=site"
+            )
+            options += ["--mount", mount + (",readonly" if always or name in read_only else "")]
+        return options
+
+    def _hardened(self, spec: Spec) -> list[str]:
+        limits = spec.limits
+        return [
+            "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
+            "--memory", limits.memory, "--memory-swap", limits.memory, "--cpus", str(limits.cpus),
+            "--pids-limit", str(limits.pids), "--tmpfs", f"{TMP}:rw,nosuid,nodev,noexec,size={limits.tmp},mode=1777",
+            "--user", f"{APP_UID}:{APP_GID}", "--pull", "never",
+            "--log-driver", "json-file", "--log-opt", "max-size=10m", "--log-opt", "max-file=3",
+        ]  # fmt: skip

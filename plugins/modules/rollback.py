@@ -1,0 +1,146 @@
+"""Go back to an older release of a site on its host."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser, Rollback
+from ansible_collections.hostwright.django.plugins.module_utils.site import ReleaseError, Site
+
+DOCUMENTATION = r"""
+module: rollback
+short_description: Go back to an older release of a Django site
+description:
+  - Makes a new release of the image and the configuration that an older release had, by the same transaction as
+    M(hostwright.django.release). No request fails, and whatever goes wrong leaves the live release serving.
+  - Media files are not part of a release and stay as they are.
+options:
+  site:
+    description: Name of the site.
+    type: str
+    required: true
+  root:
+    description: Directory on the host that holds all sites.
+    type: path
+    default: /srv/hostwright
+  to:
+    description: Number of a release that was kept. Without it, the one that was live before.
+    type: int
+  schema:
+    description:
+      - What becomes of migrations that the live database has and the older release lacks.
+      - V(refuse) changes nothing and names them, with an estimate of the rows that were written since.
+      - V(reverse) takes them back, on a copy of the database, as the newer image knows to.
+      - V(keep) runs the older code on the newer schema.
+      - V(generation) takes the database as it was before them. What was written since is lost.
+    type: str
+    choices: [refuse, reverse, keep, generation]
+    default: refuse
+  hold_seconds:
+    description: Seconds that requests may wait if the database is changed.
+    type: float
+    default: 10
+  maintenance:
+    description: Answer 503 with a plain page, for as long as that takes, instead of having requests wait.
+    type: bool
+    default: false
+  by:
+    description: Who goes back, for the audit log.
+    type: str
+    default: ''
+attributes:
+  check_mode:
+    description: Says which release it would go back to. Whether the schema differs is not looked at.
+    support: partial
+  diff_mode:
+    description: Shows release and image.
+    support: full
+author: Hostwright contributors
+"""
+
+EXAMPLES = r"""
+- name: Go back to the release before
+  hostwright.django.rollback:
+    site: polls
+
+- name: Go back further, on the newer schema
+  hostwright.django.rollback:
+    site: polls
+    to: 3
+    schema: keep
+"""
+
+RETURN = r"""
+release:
+  description: Number of the new live release.
+  type: int
+  returned: success
+previous:
+  description: Number of the release that was live before.
+  type: int
+  returned: success
+image:
+  description: Image that runs now.
+  type: str
+  returned: success
+migrations:
+  description: Migrations that were taken back or applied.
+  type: list
+  elements: str
+  returned: success
+held:
+  description: Seconds during which requests waited.
+  type: float
+  returned: success
+step:
+  description: Step that failed.
+  type: str
+  returned: failure
+"""
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "site": {"type": "str", "required": True},
+            "root": {"type": "path", "default": "/srv/hostwright"},
+            "to": {"type": "int"},
+            "schema": {"type": "str", "choices": ["refuse", "reverse", "keep", "generation"], "default": "refuse"},
+            "hold_seconds": {"type": "float", "default": 10.0},
+            "maintenance": {"type": "bool", "default": False},
+            "by": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    os.umask(0o022)  # Nginx, which is not root, reads what is made here
+    for signalled in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signalled, lambda *_: sys.exit("ended by a signal"))  # it is undone on its way out
+    given: dict[str, Any] = module.params
+    wish = Rollback(given["to"], given["schema"], given["hold_seconds"], given["maintenance"])
+    releaser = Releaser(Site(given["site"], Path(given["root"])), Engine(), by=given["by"])
+    try:
+        current, target = releaser.target(wish)
+        number = releaser.site.next_number()
+        outcome = Outcome("released", number, current) if module.check_mode else releaser.rollback(wish)
+        for warning in outcome.warnings:
+            module.warn(warning)
+        diff = {
+            "before": f"release: {current.release}\nimage: {current.image}\n",
+            "after": f"release: {outcome.release} (as {target.release})\nimage: {target.image}\n",
+        }
+        module.exit_json(**outcome.result(), image=target.image, diff=diff)
+    except ReleaseError as error:
+        module.fail_json(msg=releaser.explained(error), step=error.step, log=error.log)
+    except EngineError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()
