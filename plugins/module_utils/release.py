@@ -200,6 +200,29 @@ class Releaser:
                 return self._keep_up(current, spec)
             return self._release(current, spec)
 
+    def rehearse(self, spec: Spec) -> Outcome:
+        """Go as far as a release goes before it can be noticed, and remove what that took.
+
+        Raises:
+            ReleaseError: the release would fail, and why.
+        """
+        with self._explained(), self._locked():
+            current = self.site.current_record()
+            wish = spec.digest(self.site.secret_key())
+            self._sweep(current)
+            new = Attempt(self.site.next_number(), current.generation if current else 1)
+            if current and current.spec_digest == wish:
+                return Outcome("none", current.release, current)
+            try:
+                self._prepare(new, spec)
+                migrator = self._look(new, spec, spec.image)
+                if current and new.found["pending"]:
+                    self._rehearse(new, spec, Move(current.generation, tuple(new.found["pending"])), migrator)
+            finally:
+                self._undo(current, new)
+            pending = tuple(new.found["pending"])
+            return Outcome("none", new.number, current, pending, rehearsed=new.rehearsed, warnings=_warnings(new.found))
+
     def rollback(self, wish: Rollback) -> Outcome:
         """Make a new release of an older one's image and configuration, by the same transaction.
 

@@ -126,6 +126,11 @@ options:
     description: Who deploys, for the audit log.
     type: str
     default: ''
+  rehearsal:
+    description: Only load the project and rehearse its migrations. Nothing changes, and a failure tells what a release
+      would fail with; so several hosts can all be asked before the first one releases.
+    type: bool
+    default: false
   image_migrations:
     description: All migrations that the image has; in check mode those that the live database lacks are named.
     type: list
@@ -255,6 +260,7 @@ ARGUMENTS: dict[str, Any] = {
     "maintenance": {"type": "bool", "default": False},
     "by": {"type": "str", "default": ""},
     "image_migrations": {"type": "list", "elements": "str"},
+    "rehearsal": {"type": "bool", "default": False},
     "sqlite": {
         "type": "dict",
         "default": {},
@@ -416,7 +422,10 @@ def main() -> None:
         spec = spec_of(module.params)
         before = described(site)
         planned = module.params["image_migrations"]
-        outcome = releaser.plan(spec, planned) if module.check_mode else releaser.run(spec)
+        if module.check_mode:
+            outcome = releaser.plan(spec, planned)
+        else:
+            outcome = releaser.rehearse(spec) if module.params["rehearsal"] else releaser.run(spec)
         for warning in outcome.warnings:
             module.warn(warning)
         module.exit_json(**outcome.result(), diff=difference(before, outcome, spec, site))

@@ -486,6 +486,23 @@ def test_a_directory_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
         Releaser(site, PretendedEngine(site)).run(SPEC)
 
 
+def test_a_rehearsal_changes_nothing_and_fails_as_the_release_would(world: World) -> None:
+    assert world.releaser().rehearse(world.spec("2.0")).migrations == ("polls.0001_initial", "polls.0002_more")
+    assert not world.site.generations()
+    assert world.engine.containers == {}
+    world.release("1.0")
+    before = world.picture()
+    outcome = world.releaser().rehearse(world.spec("2.0"))
+    assert (outcome.action, outcome.migrations) == ("none", ("polls.0002_more",))
+    assert outcome.rehearsed["hold_seconds"] == 0.7
+    assert world.releaser().rehearse(world.spec("1.0")).action == "none"
+    with pytest.raises(ReleaseError, match="The migration failed"):
+        world.releaser().rehearse(world.spec("2.1"))
+    with pytest.raises(ReleaseError, match="push it first"):
+        world.releaser().rehearse(world.spec("9.9"))
+    assert world.picture() == before
+
+
 # Rollback
 
 
@@ -988,7 +1005,9 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("option", sorted(set(module.ARGUMENTS) - {"site", "root", "by", "image_migrations"}))
+@pytest.mark.parametrize(
+    "option", sorted(set(module.ARGUMENTS) - {"site", "root", "by", "image_migrations", "rehearsal"})
+)
 def test_each_option_of_the_module_counts(option: str) -> None:
     timing = set(UNRELATED)
     changed = module.spec_of(parameters(**{option: CHANGES.get(option, 7)}))
