@@ -1,8 +1,9 @@
-"""Runs Hostwright's tests one step after the other and closes with `N passed, N failed`.
+"""Runs Hostwright's tests in two lanes and closes with `N passed, N failed`.
 
 A step is one command. A test runner's step counts its tests, any other step (a linter, a deployment, a Molecule
 scenario) counts as one. A failed step does not stop the next. What a step prints goes to .cache/logs/<step>.log;
-of a failed one the telling part is shown. Called by scripts/test.
+of a failed one the telling part is shown. One lane takes the scenarios, the other all else in its order, then scenarios
+too: much of a scenario is waiting, so that two fill two cores. Called by scripts/test.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +34,8 @@ ROUND_TRIPS = 32
 TIME_LIMIT = 1800
 # How often a running step says that it is still there, seconds.
 NEWS_INTERVAL = 60
+# The scenarios that take longest begin first, after the one of the whole stack.
+LONG = ("default", "faults", "push", "app")
 # Lines of a failed step's log that are shown.
 EXCERPT = 60
 
@@ -110,9 +116,9 @@ def shell_scripts() -> Iterator[str]:
 
 
 def scenarios() -> list[str]:
-    """Return the names of the Molecule scenarios, the whole stack first."""
+    """Return the names of the Molecule scenarios, the whole stack first, then the long ones."""
     names = [path.parent.name for path in PROJECT.glob("molecule/*/molecule.yml")]
-    return sorted(names, key=lambda name: (name != "default", name))
+    return sorted(names, key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))
 
 
 def steps() -> Iterator[Step]:
@@ -172,7 +178,24 @@ def excerpt(log: str) -> str:
     return "\n".join(f"    {line}" for line in lines[max(start, 0) :][:EXCERPT])
 
 
-def run(step: Step) -> Counts:
+def run_lane(steps: deque[Step], more: deque[Step], interrupted: threading.Event) -> Counts:
+    """Run a lane's steps, then those that both lanes share; return what they count."""
+    total = Counts(0, 0)
+    for queue in (steps, more):
+        while not interrupted.is_set() and (step := next_of(queue)):
+            total += run(step, interrupted)
+    return total
+
+
+def next_of(queue: deque[Step]) -> Step | None:
+    """Take the next step; None if there is none."""
+    try:
+        return queue.popleft()
+    except IndexError:
+        return None
+
+
+def run(step: Step, interrupted: threading.Event) -> Counts:
     """Run a step, tell how it went, return what it counts."""
     started = time.monotonic()
     print(f"{step.group}: {step.name} …", flush=True)
@@ -182,13 +205,19 @@ def run(step: Step) -> Counts:
             stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
-            while (status := wait(process)) is None:
+            news = started + NEWS_INTERVAL
+            while (status := process.poll()) is None:
                 elapsed = time.monotonic() - started
+                if interrupted.wait(0.2):
+                    status = 130
+                    break
                 if elapsed > TIME_LIMIT:
                     log.write(f"\nStopped: it took longer than {TIME_LIMIT} s.\n")
                     status = 124
                     break
-                print(f"  {elapsed:.0f} s: {last_line(step.log)}", flush=True)
+                if time.monotonic() > news:
+                    news += NEWS_INTERVAL
+                    print(f"  {step.name}, {elapsed:.0f} s: {last_line(step.log)}", flush=True)
         finally:
             stop(process)
     text = step.log.read_text(errors="replace")
@@ -199,14 +228,6 @@ def run(step: Step) -> Counts:
     if counts.failed:
         print(excerpt(text), flush=True)
     return counts
-
-
-def wait(process: subprocess.Popen[bytes]) -> int | None:
-    """Return the exit status, or None if the process is still at work at the next news."""
-    try:
-        return process.wait(NEWS_INTERVAL)
-    except subprocess.TimeoutExpired:
-        return None
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -231,10 +252,17 @@ def main() -> int:
     started = time.monotonic()
     shutil.rmtree(LOGS, ignore_errors=True)
     LOGS.mkdir(parents=True)
-    total = Counts(0, 0)
-    for step in steps():
-        if step.group in chosen:
-            total += run(step)
+    todo = [step for step in steps() if step.group in chosen]
+    ordered = deque(step for step in todo if step.group != "molecule")
+    shared = deque(step for step in todo if step.group == "molecule")
+    interrupted = threading.Event()
+    with ThreadPoolExecutor(2) as lanes:
+        results = [lanes.submit(run_lane, steps, shared, interrupted) for steps in (deque[Step](), ordered)]
+        try:
+            total = results[0].result() + results[1].result()
+        except KeyboardInterrupt:
+            interrupted.set()
+            raise
     print(f"\nThat took {time.monotonic() - started:.0f} s; the logs are in {LOGS.relative_to(PROJECT)}/.")
     print(f"{total.passed} passed, {total.failed} failed")
     return 1 if total.failed else 0
