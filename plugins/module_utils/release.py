@@ -144,14 +144,20 @@ class Releaser:
     """Makes releases of one site with one Engine."""
 
     def __init__(
-        self, site: Site, engine: Engine, ask: probe.Ask = probe.ask, by: str = "", cron: Path = Path("/etc/cron.d")
+        self,
+        site: Site,
+        engine: Engine,
+        ask: probe.Ask = probe.ask,
+        audit: Mapping[str, Any] | None = None,
+        cron: Path = Path("/etc/cron.d"),
     ) -> None:
+        """Take what the audit log shall tell besides: who, and how many bytes were pushed."""
         self.site = site
         self.engine = engine
         self.containers = Containers(site, engine)
         self.step = "begin"
         self._ask = ask
-        self._by = by
+        self._told = dict(audit or {})
         self._cron = cron / f"hostwright-{site.name}-jobs"
 
     def plan(self, spec: Spec, migrations: Sequence[str] | None = None) -> Outcome:
@@ -702,7 +708,7 @@ class Releaser:
     def _audit(self, current: Record | None, new: Attempt, spec: Spec, started: float, failed: str = "") -> None:
         """One line for every release, and for every one that failed."""
         line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)), "by": self._by,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)), **self._told,
             "release": new.number, "from": current.version if current else None,
             "to": spec.image.rpartition(":")[2], "image": spec.image, "migrations": list(new.migrations),
             "seconds": round(time.time() - started, 2), "hold_ms": round(new.held * 1000),

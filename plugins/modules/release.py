@@ -126,6 +126,10 @@ options:
     description: Who deploys, for the audit log.
     type: str
     default: ''
+  bytes:
+    description: How much of the image was sent, for the audit log.
+    type: int
+    default: 0
   rehearsal:
     description: Only load the project and rehearse its migrations. Nothing changes, and a failure tells what a release
       would fail with; so several hosts can all be asked before the first one releases.
@@ -259,6 +263,7 @@ ARGUMENTS: dict[str, Any] = {
     "hold_seconds": {"type": "float", "default": 10.0},
     "maintenance": {"type": "bool", "default": False},
     "by": {"type": "str", "default": ""},
+    "bytes": {"type": "int", "default": 0},
     "image_migrations": {"type": "list", "elements": "str"},
     "rehearsal": {"type": "bool", "default": False},
     "sqlite": {
@@ -417,7 +422,7 @@ def main() -> None:
     for signalled in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signalled, lambda *_: sys.exit("ended by a signal"))  # the release is undone on its way out
     site = Site(module.params["site"], Path(module.params["root"]))
-    releaser = Releaser(site, Engine(), by=module.params["by"])
+    releaser = Releaser(site, Engine(), audit={name: module.params[name] for name in ("by", "bytes")})
     try:
         spec = spec_of(module.params)
         before = described(site)

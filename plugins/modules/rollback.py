@@ -124,7 +124,7 @@ def main() -> None:
         signal.signal(signalled, lambda *_: sys.exit("ended by a signal"))  # it is undone on its way out
     given: dict[str, Any] = module.params
     wish = Rollback(given["to"], given["schema"], given["hold_seconds"], given["maintenance"])
-    releaser = Releaser(Site(given["site"], Path(given["root"])), Engine(), by=given["by"])
+    releaser = Releaser(Site(given["site"], Path(given["root"])), Engine(), audit={"by": given["by"]})
     try:
         current, target = releaser.target(wish)
         number = releaser.site.next_number()

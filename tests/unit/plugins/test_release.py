@@ -65,7 +65,7 @@ class World:
 
     def releaser(self) -> Releaser:
         """What makes the releases."""
-        return Releaser(self.site, self.engine, self.engine.ask, "somebody", self.site.root.parent)
+        return Releaser(self.site, self.engine, self.engine.ask, {"by": "somebody", "bytes": 7}, self.site.root.parent)
 
     def fails(self, version: str, **changes: Any) -> ReleaseError:
         """Deploy a version that does not come about."""
@@ -399,6 +399,7 @@ def test_every_release_and_every_failed_one_is_a_line_of_the_audit_log(world: Wo
     assert "there is no image polls:9.9" in lines[1]["outcome"]
     assert lines[2]["migrations"] == ["polls.0002_more"]
     assert lines[2]["hold_ms"] >= 0
+    assert lines[2]["bytes"] == 7
 
 
 @pytest.mark.parametrize("behaviour", ["healthy", "dies"])
@@ -1006,7 +1007,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(
-    "option", sorted(set(module.ARGUMENTS) - {"site", "root", "by", "image_migrations", "rehearsal"})
+    "option", sorted(set(module.ARGUMENTS) - {"site", "root", "by", "bytes", "image_migrations", "rehearsal"})
 )
 def test_each_option_of_the_module_counts(option: str) -> None:
     timing = set(UNRELATED)
