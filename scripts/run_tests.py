@@ -27,8 +27,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 LOGS = PROJECT / ".cache" / "logs"
 GROUPS = ("lint", "unit", "app", "setup", "demo", "browser", "molecule")
 
-# A deployment with nothing to do may take so many SSH commands; a peer that pulls from a registry takes 32.
-ROUND_TRIPS = 32
+# A deployment with nothing to do may take so many SSH commands; a peer takes 32.
+ROUND_TRIPS = 12
 
 # A step that takes longer hangs, seconds.
 TIME_LIMIT = 1800
