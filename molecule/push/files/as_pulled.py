@@ -21,7 +21,7 @@ with tarfile.open(fileobj=io.BytesIO(sys.stdin.buffer.read())) as saved:
 
     described = json.loads(read("manifest.json"))[0]
     config = read(described["Config"])
-    layers = [gzip.compress(read(name), mtime=0) for name in described["Layers"]]
+    layers = [gzip.compress(read(name), 1, mtime=0) for name in described["Layers"]]
 
 
 def descriptor(kind: str, content: bytes, **more: object) -> dict[str, object]:
