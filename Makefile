@@ -1,6 +1,6 @@
 # Hostwright's commands. The work is done by the scripts in scripts/; `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit browser molecule test-matrix docs clean
+.PHONY: help setup demo test lint unit browser molecule test-matrix bench docs clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,6 +29,10 @@ molecule: ## Every Molecule scenario (one: molecule test -s NAME)
 test-matrix: ## Every Molecule scenario on Debian 12 and on Debian 13 hosts
 	@MOLECULE_DEBIAN=12 scripts/test molecule
 	@MOLECULE_DEBIAN=13 scripts/test molecule
+
+bench: ## Measure, and rewrite docs/benchmarks.md (OPTIONS="--quick --only push": a look, without the file)
+	@scripts/setup test
+	@.venv/bin/python -m bench.run $(OPTIONS)
 
 docs: setup ## Rewrite docs/variables.md from the argument specs
 	@.venv/bin/python scripts/variables.py

@@ -1,0 +1,1 @@
+"""Hostwright's measurements: `make bench`."""

@@ -1,0 +1,107 @@
+"""Turns figures into docs/benchmarks.md: medians with their range, and whether a target is met, as the figures say."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+HEAD = """# Benchmarks
+
+Measured by `make bench`, which rewrites this file. Medians, with the least and the greatest value in brackets where
+there are several. Every section says under which conditions, and is of one run.
+"""
+UNITS = {"s": (1, "s", 2), "kB": (1e3, "kB", 1), "MB": (1e6, "MB", 2), "": (1, "", 0)}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Samples of one quantity: seconds, bytes or a count. ``unit`` (a key of ``UNITS``) is how the reader sees it."""
+
+    values: tuple[float, ...]
+    unit: str
+
+    @property
+    def median(self) -> float:
+        """The middle of the samples."""
+        return statistics.median(self.values)
+
+    def __str__(self) -> str:
+        divisor, name, digits = UNITS[self.unit]
+        median, least, greatest = (
+            f"{value / divisor:.{digits}f}" for value in (self.median, min(self.values), max(self.values))
+        )
+        brackets = f" [{least}–{greatest}]" if len(self.values) > 1 and least != greatest else ""
+        return f"{median}{brackets} {name}".strip()
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a figure's median should not exceed: ``limit``, in seconds, bytes or as a count; ``because`` explains it."""
+
+    name: str
+    figure: Figure
+    limit: float
+    because: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether it is met."""
+        return self.figure.median <= self.limit
+
+    @property
+    def cells(self) -> list[str]:
+        """Its line in the table of targets."""
+        limit = str(Figure((self.limit,), self.figure.unit))
+        because = f" ({self.because})" if self.because else ""
+        return [self.name, str(self.figure), f"≤ {limit}{because}", "met" if self.met else "**not met**"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, with a sentence above it."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    about: str = ""
+
+    def __str__(self) -> str:
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        text = "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
+        return f"{self.about}\n\n{text}" if self.about else text
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one measurement says: its conditions, its tables, its targets."""
+
+    name: str
+    title: str
+    conditions: Mapping[str, str]
+    tables: Sequence[Table]
+    targets: Sequence[Target] = field(default_factory=tuple)
+    notes: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Which targets are met, in a sentence."""
+        missed = [target.name for target in self.targets if not target.met]
+        met = f"{len(self.targets) - len(missed)} of {len(self.targets)} targets are met"
+        return f"{met}; not met: {', '.join(missed)}." if missed else f"{met}."
+
+    def __str__(self) -> str:
+        parts = [f"## {self.title}", "".join(f"- {name}: {value}\n" for name, value in self.conditions.items())]
+        parts += [str(table) for table in self.tables]
+        if self.targets:
+            table = Table(("target", "measured", "limit", ""), [target.cells for target in self.targets])
+            parts += [f"**{self.verdict}**", str(table)]
+        parts += [self.notes] if self.notes else []
+        return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def merged(document: str, sections: Sequence[Section], order: Sequence[str]) -> str:
+    """The document with these sections new and the others as they are, in this order of names."""
+    known = dict(re.findall(r"^<!-- (\w+) -->\n(.*?)(?=^<!-- |\Z)", document, re.MULTILINE | re.DOTALL))
+    known |= {section.name: str(section) for section in sections}
+    return "\n".join([HEAD, *(f"<!-- {name} -->\n{known[name].strip()}\n" for name in order if name in known)])
