@@ -72,7 +72,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 for key in ("debian", "packages", "build_packages", "mirror", "serial", "base", "platform")
             },
         }
-        state = self._module(phase="query")
+        # An image that is there already is exported by the same module call: it saves a start of Python.
+        self._store = ImageStore(Path(options["archive_directory"]).expanduser())
+        store = {"store": str(self._store.root.absolute())} if options["export"] and self._local else {}
+        state = self._module(phase="query", **store)
         changed = not state["present"]
         diff = {
             "before": f"{self._common['reference']} from source {state['digest'] or '(none)'}\n",
@@ -88,12 +91,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             display.display(f"    building {self._common['reference']} …")
             with _context(options) as context, self._on_builder(context) as there:
                 state = self._module(
-                    phase="build", context=there, source_digest=options["source_digest"], labels=options["labels"]
+                    phase="build",
+                    context=there,
+                    source_digest=options["source_digest"],
+                    labels=options["labels"],
+                    **store,
                 )
         archive: Path | str = ""
         if options["export"]:
             try:
-                archive = self._export(ImageStore(Path(options["archive_directory"]).expanduser()), state)
+                archive = self._export(state)
             except (StoreError, OSError) as error:
                 raise AnsibleActionFail(f"cannot export {self._common['reference']}: {error}") from error
         return {**_facts(state, digest), **outcome, "archive": str(archive)}
@@ -125,15 +132,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         self._fixup_perms2((directory, there))
         yield there
 
-    def _export(self, store: ImageStore, state: Mapping[str, Any]) -> Path:
-        """The image's description in the control node's store, exported only once for each image."""
+    def _export(self, state: Mapping[str, Any]) -> Path:
+        """The image's description in the control node's store, fetched from the builder if it is not there."""
+        store = self._store
         description = store.description(self._common["reference"], state["image_id"])
         if store.has_image(description):
             return description
         display.display(f"    exporting {self._common['reference']} …")
-        if self._local:
-            self._module(phase="export", store=str(store.root.absolute()))
-            return description
         there = [digest for layer in state["layers"] if store.has(digest := layer.removeprefix("sha256:"))]
         directory = self._make_tmp_path()
         try:

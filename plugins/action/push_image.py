@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import io
+import itertools
 import json
 import shlex
 import zlib
@@ -36,10 +38,14 @@ SPEC = {
 }
 # Reads the script of the host, then runs it; the script reads on.
 START = "import sys,zlib;i=sys.stdin.buffer;exec(zlib.decompress(i.read(int(i.readline()))))"
-BATCH = 8 << 20  # bytes that one command sends, which are in memory at a time
+BATCH = 16 << 20  # bytes that one command sends, which are in memory at a time
+BATCHES = 40 << 20  # bytes that the commands to all hosts send at a time
 ATTEMPTS = 3  # to send a piece that arrives damaged, or that a push beside this one has used up
 ROOM = 2  # an Engine needs a layer's size twice while it loads
 RESERVE = 16 << 20
+
+
+Batch = list[tuple[Layer, Piece]]
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -108,29 +114,31 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         }
         total = 0
         for _ in range(ATTEMPTS):
-            last: list[tuple[Piece, bytes]] = []
+            last: Batch = []
             for batch in self._batches(sent, state):
                 if last:
                     self._ask({"do": "take"}, last)
                 last = batch
-                total += sum(len(content) for _, content in batch)
+                total += sum(piece.length for _, piece in batch)
             state = self._ask({"do": "load", **request}, last)
             if state["loaded"] or not state["missing"]:
                 break
         return state, total
 
-    def _batches(self, sent: list[Layer], state: dict[str, Any]) -> Iterator[list[tuple[Piece, bytes]]]:
-        """The pieces to send with their contents, so many at a time as may be in memory."""
-        batch: list[tuple[Piece, bytes]] = []
+    def _batches(self, sent: list[Layer], state: dict[str, Any]) -> Iterator[Batch]:
+        """The pieces to send, so many at a time as may be in memory while other hosts get theirs."""
+        hosts = min(len(self._vars.get("ansible_play_batch") or [""]), self._vars.get("ansible_forks") or 1)
+        batch: Batch = []
         lacking = set(_lacking(sent, state))
         for layer in sent:
-            for piece, content in self._store.pieces(layer) if lacking.intersection(layer.pieces) else ():
+            for piece in dict.fromkeys(layer.pieces):
                 if piece not in lacking:
                     continue
-                if batch and sum(len(content) for _, content in batch) + len(content) > BATCH:
+                lacking.remove(piece)
+                if batch and sum(other.length for _, other in batch) + piece.length > min(BATCH, BATCHES // hosts):
                     yield batch
                     batch = []
-                batch.append((piece, content))
+                batch.append((layer, piece))
         if batch:
             yield batch
 
@@ -159,17 +167,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             "diff": {"before": "", "after": plan},
         }
 
-    def _ask(self, request: dict[str, Any], pieces: list[tuple[Piece, bytes]] | None = None) -> dict[str, Any]:
-        """One round trip: the host's part of the push with a request and contents of pieces; return its answer.
+    def _ask(self, request: dict[str, Any], batch: Batch | None = None) -> dict[str, Any]:
+        """One round trip: the host's part of the push with a request and pieces of layers; return its answer.
 
         Raises:
             AnsibleActionFail: it has an error to tell, or no answer.
         """
-        pieces = pieces or []
-        request = {**self._request, **request, "pieces": [(piece.name, piece.length) for piece, _ in pieces]}
-        compressed = zlib.compress(json.dumps(request).encode(), 9)
-        data = b"".join([*_framed(_script()), *_framed(compressed), *(content for _, content in pieces)])
-        result = self._run_with(f"{self._python()} -c {shlex.quote(START)}", data)
+        batch = batch or []
+        request = {**self._request, **request, "pieces": [(piece.name, piece.length) for _, piece in batch]}
+        # Put together in place: this is the one copy of the pieces that is in memory.
+        data = io.BytesIO()
+        for part in (_script(), zlib.compress(json.dumps(request).encode(), 9)):
+            data.write(b"%d\n" % len(part) + part)
+        for layer, pieces in itertools.groupby(batch, key=lambda entry: entry[0]):
+            data.writelines(self._store.pieces(layer, {piece for _, piece in pieces}))
+        result = self._run_with(f"{self._python()} -c {shlex.quote(START)}", data.getvalue())
         try:
             answer: dict[str, Any] = json.loads(result["stdout"].strip().splitlines()[-1])
         except (IndexError, ValueError) as error:
@@ -208,10 +220,6 @@ def _lacking(sent: list[Layer], state: dict[str, Any]) -> list[Piece]:
     """Pieces of layers that the host's spool lacks, each once."""
     spooled = set(state["spooled"])
     return list(dict.fromkeys(piece for layer in sent for piece in layer.pieces if piece.name not in spooled))
-
-
-def _framed(content: bytes) -> tuple[bytes, bytes]:
-    return b"%d\n" % len(content), content
 
 
 @cache

@@ -6,11 +6,11 @@ alone would be a hundred times as long as what a code change alters. So it impor
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import io
 import json
-import lzma
 import os
 import platform
 import shutil
@@ -35,6 +35,7 @@ LOAD_SECONDS = 1800.0
 IDLE_SECONDS = 120
 KEPT_SECONDS = 86400.0
 BLOCK = 1 << 20
+LARGEST_PIECE = 16 << 20  # uncompressed
 
 
 class HostError(Exception):
@@ -43,6 +44,41 @@ class HostError(Exception):
 
 class LoadError(Exception):
     """What the Engine did not do with an archive; another one may still succeed."""
+
+
+class DamageError(Exception):
+    """Bytes that are not what was compressed."""
+
+
+def zstd() -> ctypes.CDLL:
+    """The library that dpkg and systemd need too: it is on every host.
+
+    Raises:
+        HostError: it is not.
+    """
+    try:
+        library = ctypes.CDLL("libzstd.so.1")
+    except OSError as error:
+        raise HostError("no libzstd.so.1 on the host: install it (package libzstd1)") from error
+    library.ZSTD_getFrameContentSize.restype = ctypes.c_ulonglong
+    library.ZSTD_decompress.restype = ctypes.c_size_t
+    return library
+
+
+def unpacked(packed: bytes) -> bytes:
+    """What was compressed, with its size, as one frame of zstd.
+
+    Raises:
+        DamageError: that is not what these bytes are.
+    """
+    library, length = zstd(), ctypes.c_size_t(len(packed))
+    size = library.ZSTD_getFrameContentSize(packed, length)
+    if size > LARGEST_PIECE:  # the two greatest numbers say that it is unknown
+        raise DamageError
+    content = ctypes.create_string_buffer(size + 1)
+    if library.ZSTD_decompress(content, ctypes.c_size_t(size), packed, length) != size:
+        raise DamageError
+    return content.raw[:size]
 
 
 def docker(*arguments: str, limit: float = ASK_SECONDS) -> subprocess.CompletedProcess[str]:
@@ -186,9 +222,10 @@ def query(request: dict[str, Any]) -> dict[str, Any]:
 def state(request: dict[str, Any]) -> dict[str, Any]:
     """What the host has of the image."""
     engine = Engine()
+    zstd()
     return {
         "have": engine.has(request["layers"]),
-        "spooled": [path.name for path in SPOOL.glob("*.xz")] if SPOOL.is_dir() else [],
+        "spooled": [path.name for path in SPOOL.glob("*.zst")] if SPOOL.is_dir() else [],
         "room": engine.room(),
         "store": "containerd" if engine.containerd else "classic",
     }
@@ -198,7 +235,7 @@ def take(pieces: Sequence[Sequence[Any]], stream: IO[bytes]) -> None:
     """Put pieces that arrive one after the other into the spool, each under its name once it is whole and undamaged.
 
     Args:
-        pieces: name (the SHA-256 of the content, and ``.xz``) and length in bytes of each.
+        pieces: name (the SHA-256 of the content, and ``.zst``) and length in bytes of each.
         stream: their contents.
 
     Raises:
@@ -213,7 +250,7 @@ def take(pieces: Sequence[Sequence[Any]], stream: IO[bytes]) -> None:
                 for block in blocks(stream, length):
                     digest.update(block)
                     out.write(block)
-            if f"{digest.hexdigest()}.xz" == name:
+            if f"{digest.hexdigest()}.zst" == name:
                 part.rename(SPOOL / name)
         finally:
             part.unlink(missing_ok=True)
@@ -248,7 +285,7 @@ class Pieces(io.RawIOBase):
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
-        self.now: IO[bytes] | None = None
+        self.now = memoryview(b"")
         self.digest = hashlib.sha256()
 
     def readable(self) -> bool:
@@ -257,17 +294,13 @@ class Pieces(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer as far as the current piece goes; 0 at the end."""
-        while self.now or self.paths:
-            if self.now is None:
-                self.now = lzma.open(self.paths.pop(0))  # noqa: SIM115 (it is closed at its end)
-            block = self.now.read(len(buffer))
-            if block:
-                buffer[: len(block)] = block
-                self.digest.update(block)
-                return len(block)
-            self.now.close()
-            self.now = None
-        return 0
+        while self.paths and not self.now:
+            self.now = memoryview(unpacked(self.paths.pop(0).read_bytes()))
+            self.digest.update(self.now)
+        block = self.now[: len(buffer)]
+        buffer[: len(block)] = block
+        self.now = self.now[len(block) :]
+        return len(block)
 
 
 def write_archive(out: IO[bytes], request: dict[str, Any], staging: str) -> None:
@@ -298,7 +331,7 @@ def write_archive(out: IO[bytes], request: dict[str, Any], staging: str) -> None
             try:
                 add(f"blobs/sha256/{layer}", sent["size"], io.BufferedReader(pieces, BLOCK))
                 whole = pieces.digest.hexdigest() == layer
-            except (lzma.LZMAError, EOFError, tarfile.ReadError, FileNotFoundError):
+            except (DamageError, tarfile.ReadError, FileNotFoundError):
                 whole = False
             except OSError as error:
                 if "unexpected end of data" not in str(error):  # of the layer, says tarfile
@@ -385,7 +418,9 @@ def run_load(request: dict[str, Any], staging: str) -> None:
         LoadError: the Engine refuses it, by its exit status or only by what it prints.
     """
     command = ["docker", "load", "--quiet"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as loading:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pipesize=BLOCK
+    ) as loading:
         assert loading.stdin is not None  # noqa: S101 (it is a pipe)
         try:
             with suppress(BrokenPipeError):  # the Engine gave up; its output says why

@@ -234,10 +234,14 @@ def said(output: str) -> list[str]:
     return [line for line in lines if line and not BUILDER_LINE.match(line)]
 
 
-def export(engine: Engine, parameters: dict[str, Any]) -> str:
-    """Bring the image into the store on this machine, or pack what the control node's store lacks; return the path."""
-    if parameters["store"]:
-        return str(ImageStore(Path(parameters["store"])).export(engine, parameters["reference"]))
+def keep(engine: Engine, store: ImageStore, image: dict[str, Any]) -> None:
+    """Bring the image into the store on this machine, unless it is there."""
+    if image["present"] and not store.has_image(store.description(image["reference"], image["image_id"])):
+        store.export(engine, image["reference"])
+
+
+def pack(engine: Engine, parameters: dict[str, Any]) -> None:
+    """Pack what the store on the control node lacks of the image, for a login user to fetch."""
     packed = Path(parameters["archive"])
     with tempfile.TemporaryDirectory(prefix="hostwright-export-") as directory:
         ImageStore(Path(directory)).export(engine, parameters["reference"], parameters["known"])
@@ -245,7 +249,6 @@ def export(engine: Engine, parameters: dict[str, Any]) -> str:
             tar.add(directory, arcname=".")
     owner = packed.parent.stat()  # the login user, who fetches it
     os.chown(packed, owner.st_uid, owner.st_gid)
-    return str(packed)
 
 
 def main() -> None:
@@ -280,7 +283,6 @@ def main() -> None:
                 msg=f"the image must be for {parameters['platform']}, but the builder is {machine}: name a builder of "
                 "that kind with image_builder"
             )
-        result: dict[str, Any] = {}
         if parameters["phase"] == "bootstrap":
             for base in bases_of(parameters).values():
                 if isinstance(base, Base):
@@ -288,8 +290,11 @@ def main() -> None:
         elif parameters["phase"] == "build":
             build(parameters)
         elif parameters["phase"] == "export":
-            result["archive"] = export(engine, parameters)
-        module.exit_json(changed=False, **{**query(engine, parameters), **result})
+            pack(engine, parameters)
+        image = query(engine, parameters)
+        if parameters["store"]:
+            keep(engine, ImageStore(Path(parameters["store"])), image)
+        module.exit_json(changed=False, **image)
     except (EngineError, BootstrapError, StoreError, OSError) as error:
         module.fail_json(msg=str(error))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import lzma
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 from ansible_collections.hostwright.django.plugins.module_utils import image_store
 from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
 from ansible_collections.hostwright.django.plugins.module_utils.image_store import ImageStore, StoreError
+from ansible_collections.hostwright.django.plugins.module_utils.push_host import unpacked
 
 HERE = Path(__file__).parent
 CONFIG = "167a2f2fd8f6e4867d510d2da669d5af3d38d09e65fe7db8c83fd3e3401fe308"
@@ -84,7 +84,7 @@ def test_an_image_of_any_engine(builder: Builder, store: ImageStore, compressed:
     assert hashlib.sha256(image.config.encode()).hexdigest() == CONFIG
     assert [layer.digest for layer in image.layers] == LAYERS
     for layer in image.layers:
-        content = b"".join(lzma.decompress(part) for _, part in store.pieces(layer))
+        content = b"".join(unpacked(part) for part in store.pieces(layer, layer.pieces))
         assert (hashlib.sha256(content).hexdigest(), len(content)) == (layer.digest, layer.size)
     assert [layer["digest"] for layer in json.loads(image.manifest)["layers"]] == [f"sha256:{d}" for d in LAYERS]
     assert sorted(compressed) == sorted(set(LAYERS))
@@ -117,9 +117,10 @@ def test_pieces_of_a_large_layer(store: ImageStore, monkeypatch: pytest.MonkeyPa
     with store.locked():
         layer = store.add(content[i : i + 1000] for i in range(0, len(content), 1000))
     assert (len(layer.pieces), layer.size) == (6, 5120)
-    assert b"".join(lzma.decompress(part) for _, part in store.pieces(layer)) == content
-    for piece, part in store.pieces(layer):
-        assert piece.name == f"{hashlib.sha256(part).hexdigest()}.xz"
+    assert b"".join(unpacked(part) for part in store.pieces(layer, layer.pieces)) == content
+    parts = list(store.pieces(layer, layer.pieces))
+    assert [piece.name for piece in layer.pieces] == [f"{hashlib.sha256(part).hexdigest()}.zst" for part in parts]
+    assert list(store.pieces(layer, layer.pieces[2:4])) == parts[2:4]
     assert store.layer(layer.digest) == layer
 
 
@@ -190,7 +191,7 @@ def test_what_nobody_needs_goes(builder: Builder, store: ImageStore) -> None:
     builder.has("other:1", "20.10")
     store.export(builder, "other:1")
     shutil.rmtree(store.root / "tiny")
-    assert {path.stem for path in store.layers.glob("*.xz")} == set(LAYERS)
+    assert {path.stem for path in store.layers.glob("*.zst")} == set(LAYERS)
     assert not list(store.layers.glob(".*.part"))
 
 
@@ -202,8 +203,8 @@ def test_an_export_of_another_machine(builder: Builder, store: ImageStore, tmp_p
     ours = store.description("tiny:1", CONFIG)
     store.unpack(tmp_path / "export.tar", ours)
     assert store.image(ours) == theirs.image(description)
-    assert [list(store.pieces(layer)) for layer in store.image(ours).layers] == [
-        list(theirs.pieces(layer)) for layer in theirs.image(description).layers
+    assert [list(store.pieces(layer, layer.pieces)) for layer in store.image(ours).layers] == [
+        list(theirs.pieces(layer, layer.pieces)) for layer in theirs.image(description).layers
     ]
 
 
@@ -211,7 +212,7 @@ def test_an_export_of_another_machine_without_known_layers(builder: Builder, sto
     known = store.image(store.export(builder, "tiny:1"))
     theirs = ImageStore(tmp_path / "theirs")
     theirs.export(builder, "tiny:1", {**store.names(), **{layer: layer for layer in LAYERS}})
-    assert not list(theirs.layers.glob("*.xz"))
+    assert not list(theirs.layers.glob("*.zst"))
     with tarfile.open(tmp_path / "export.tar", "w") as tar:
         tar.add(theirs.root, arcname=".")
     store.unpack(tmp_path / "export.tar", store.description("tiny:1", CONFIG))
@@ -220,7 +221,7 @@ def test_an_export_of_another_machine_without_known_layers(builder: Builder, sto
         ImageStore(tmp_path / "empty").unpack(tmp_path / "export.tar", store.description("tiny:1", CONFIG))
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "tiny/../../outside", ".layers/x.xz"])
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "tiny/../../outside", ".layers/x.zst"])
 def test_an_export_that_would_write_elsewhere(store: ImageStore, tmp_path: Path, name: str) -> None:
     with tarfile.open(tmp_path / "export.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo(name))

@@ -91,10 +91,10 @@ class Host:
 
     @property
     def spooled(self) -> int:
-        return len(list(self.spool.glob("*.xz")))
+        return len(list(self.spool.glob("*.zst")))
 
     def is_tidy(self) -> bool:
-        left = {path.name for path in self.spool.iterdir() if path.suffix != ".xz"} if self.spool.exists() else set()
+        left = {path.name for path in self.spool.iterdir() if path.suffix != ".zst"} if self.spool.exists() else set()
         return (
             not (left - {"lock"}) and not self.state["containers"] and not any("staging" in name for name in self.names)
         )
@@ -165,10 +165,13 @@ def arguments(site: Site) -> dict[str, Any]:
     return site.build(IMAGE, LAYERS)
 
 
-def push(host: Host, arguments: dict[str, Any], check: bool = False) -> dict[str, Any]:
+def push(
+    host: Host, arguments: dict[str, Any], check: bool = False, variables: dict[str, Any] | None = None
+) -> dict[str, Any]:
     host.requests.clear()
     host.received = 0
-    result: dict[str, Any] = Push(host, arguments, check).run(task_vars={"inventory_hostname": "web"})
+    task_vars = {"inventory_hostname": "web", **(variables or {})}
+    result: dict[str, Any] = Push(host, arguments, check).run(task_vars=task_vars)
     return result
 
 
@@ -227,6 +230,15 @@ def test_several_commands_for_much(host: Host, arguments: dict[str, Any], monkey
     assert host.names == {IMAGE: 3}
 
 
+def test_many_hosts_at_once_get_less_at_a_time(
+    host: Host, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push_image, "BATCHES", 15000)
+    push(host, arguments, variables={"ansible_play_batch": ["a", "b", "c"], "ansible_forks": 20})
+    assert [request["do"] for request in host.requests] == ["query", "take", "take", "load"]
+    assert host.names == {IMAGE: 3}
+
+
 # What goes wrong on the way
 
 
@@ -239,7 +251,7 @@ def test_a_cut_anywhere_is_continued(tmp_path: Path, arguments: dict[str, Any]) 
             push(host, arguments)
         assert host.is_tidy()
         assert host.names == {}
-        kept = sum(path.stat().st_size for path in host.spool.glob("*.xz"))
+        kept = sum(path.stat().st_size for path in host.spool.glob("*.zst"))
         assert kept <= cut
         assert push(host, arguments)["bytes"] == host.received == whole - kept
         assert (host.names, host.spooled, host.is_tidy()) == ({IMAGE: 3}, 0, True)
@@ -258,7 +270,7 @@ def test_a_piece_that_rots_in_the_spool_is_sent_again(host: Host, arguments: dic
     host.cut_at = 5000
     with pytest.raises(AnsibleConnectionFailure):
         push(host, arguments)
-    for path in host.spool.glob("*.xz"):
+    for path in host.spool.glob("*.zst"):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
@@ -267,7 +279,7 @@ def test_a_piece_that_rots_in_the_spool_is_sent_again(host: Host, arguments: dic
 
 
 def test_a_piece_that_is_damaged_on_the_control_node(host: Host, site: Site, arguments: dict[str, Any]) -> None:
-    path = next(path for path in site.store.layers.glob("*.xz") if path.stat().st_size > 9000)
+    path = next(path for path in site.store.layers.glob("*.zst") if path.stat().st_size > 9000)
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
@@ -357,7 +369,7 @@ def test_what_a_killed_push_left_goes(host: Host, site: Site, arguments: dict[st
     state["containers"].append("hostwright-staging-7-1")
     (host.directory / "store.json").write_text(json.dumps(state))
     (host.spool / "staging").write_text("hostwright-staging:7-1")
-    old, recent = host.spool / "old.xz.7.part", host.spool / "recent.xz.8.part"
+    old, recent = host.spool / "old.zst.7.part", host.spool / "recent.zst.8.part"
     for path in (old, recent):
         path.write_text("part")
     os.utime(old, (time.time() - 90000,) * 2)
@@ -396,6 +408,14 @@ def test_a_host_without_docker(host: Host, arguments: dict[str, Any]) -> None:
     with pytest.raises(AnsibleActionFail, match="install the Docker Engine first"):
         push(host, arguments)
     assert push(host, arguments, check=True)["changed"]
+
+
+def test_a_host_without_zstd(host: Host, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    source = zlib.decompress(push_image._script()).replace(b"libzstd.so.1'", b"libnone.so.1'")
+    monkeypatch.setattr(push_image, "_script", lambda: zlib.compress(source))
+    with pytest.raises(AnsibleActionFail, match="package libzstd1"):
+        push(host, arguments)
+    assert [request["do"] for request in host.requests] == ["query"]
 
 
 def test_another_platform(host: Host, arguments: dict[str, Any]) -> None:
