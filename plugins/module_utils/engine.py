@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.hostwright.django.plugins.module_utils.commands import NOT_FOUND, TIMED_OUT, Answer, run
@@ -92,6 +93,12 @@ class Engine:
     def container(self, name: str) -> dict[str, Any] | None:
         """The container of that name as ``docker inspect`` shows it, or None where there is none."""
         return self._inspect("container", name)
+
+    @property
+    def data_root(self) -> Path | None:
+        """Where the Engine keeps images; None if not as the classic store with overlay2 does."""
+        told = json.loads(self("info", "--format", "{{json .}}"))
+        return Path(told["DockerRootDir"]) if told.get("Driver") == "overlay2" else None
 
     def _inspect(self, kind: str, name: str) -> dict[str, Any] | None:
         done = self.run([kind, "inspect", name])

@@ -27,7 +27,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.hostwright.django.plugins.module_utils.data_root import DataRoot, UnreadableError
+from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError, Image
 
 PIECE = 1 << 20
 LEVEL = 6
@@ -198,7 +199,9 @@ class ImageStore:
                 path.unlink()
 
     def export(self, engine: Engine, reference: str, known: Mapping[str, str] | None = None) -> Path:
-        """Bring an image of the Engine here into the store, with one ``docker save`` that is never on the disk.
+        """Bring an image of the Engine here into the store.
+
+        Its layers are read where the Engine keeps them, or, where that cannot be, out of one ``docker save``.
 
         Args:
             engine: the builder's.
@@ -221,6 +224,10 @@ class ImageStore:
             names = {**self.names(), **(known or {})}
             there = {*(known or {}).values(), *filter(self.has, digests)}
             lacking = set(digests) - there
+            with contextlib.suppress(UnreadableError):
+                config = self._read_data_root(engine, image, digests, lacking)
+                self.describe(description, config, digests)
+                return description
             with subprocess.Popen(
                 [engine.program, "save", reference], stdout=subprocess.PIPE, stderr=subprocess.PIPE, pipesize=PIECE
             ) as saving:
@@ -285,6 +292,23 @@ class ImageStore:
     def _remember(self, names: Mapping[str, str]) -> None:
         _replace(self.layers / "names.json", json.dumps({**self.names(), **names}))
 
+    def _read_data_root(self, engine: Engine, image: Image, digests: list[str], lacking: set[str]) -> str:
+        """Add the layers from where the Engine keeps them; return the image's configuration.
+
+        Raises:
+            UnreadableError: they cannot be read there, or are not what they should be.
+        """
+        root = engine.data_root
+        if root is None:
+            raise UnreadableError
+        kept = DataRoot(root)
+        config = kept.config(image.id)
+        for digest in sorted(lacking, key=digests.index):
+            found = self.add(_rejoined(kept.layer(digests[: digests.index(digest) + 1])))
+            if found.digest != digest:
+                raise UnreadableError
+        return config
+
     def _read(
         self, stream: IO[bytes], wanted: set[str], lacking: set[str], names: dict[str, str]
     ) -> tuple[dict[str, bytes], dict[str, str]]:
@@ -332,6 +356,18 @@ def _checked(
         if names.get(name, Path(name).name) != digest:
             raise StoreError(f"'docker save {reference}' wrote another layer than {digest[:12]}: the image is damaged")
     return config, dict(zip(layers, digests, strict=True))
+
+
+def _rejoined(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in parts of ``PIECE`` bytes."""
+    part = bytearray()
+    for block in blocks:
+        part += block
+        while len(part) >= PIECE:
+            yield bytes(part[:PIECE])
+            del part[:PIECE]
+    if part:
+        yield bytes(part)
 
 
 def _parts(head: bytes, rest: IO[bytes], name: str) -> Iterator[bytes]:
