@@ -38,8 +38,7 @@ SPEC = {
 }
 # Reads the script of the host, then runs it; the script reads on.
 START = "import sys,zlib;i=sys.stdin.buffer;exec(zlib.decompress(i.read(int(i.readline()))))"
-BATCH = 16 << 20  # bytes that one command sends, which are in memory at a time
-BATCHES = 40 << 20  # bytes that the commands to all hosts send at a time
+BATCH = 16 << 20  # bytes that the commands to all hosts send at a time; so many are in memory
 ATTEMPTS = 3  # to send a piece that arrives damaged, or that a push beside this one has used up
 ROOM = 2  # an Engine needs a layer's size twice while it loads
 RESERVE = 16 << 20
@@ -135,7 +134,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 if piece not in lacking:
                     continue
                 lacking.remove(piece)
-                if batch and sum(other.length for _, other in batch) + piece.length > min(BATCH, BATCHES // hosts):
+                if batch and sum(other.length for _, other in batch) + piece.length > BATCH // hosts:
                     yield batch
                     batch = []
                 batch.append((layer, piece))

@@ -31,7 +31,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.data_root import
 from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError, Image
 
 PIECE = 1 << 20
-LEVEL = 6
+LEVEL = 5
 THREADS = min(os.cpu_count() or 1, 4)
 KEPT_IMAGES = 3
 LARGEST_JSON = 8 << 20

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import hashlib
-import io
 import json
 import os
 import platform
@@ -20,7 +19,7 @@ import sys
 import tarfile
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -280,27 +279,16 @@ def sweep() -> None:
                 path.unlink()
 
 
-class Pieces(io.RawIOBase):
-    """The uncompressed content of a layer's pieces, one after the other, and its digest so far."""
+def contents(paths: Sequence[Path], digest: hashlib._Hash) -> Iterator[bytes]:
+    """Yield what is in a layer's pieces, and let the digest know.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
-        self.now = memoryview(b"")
-        self.digest = hashlib.sha256()
-
-    def readable(self) -> bool:
-        """It can be read."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer as far as the current piece goes; 0 at the end."""
-        while self.paths and not self.now:
-            self.now = memoryview(unpacked(self.paths.pop(0).read_bytes()))
-            self.digest.update(self.now)
-        block = self.now[: len(buffer)]
-        buffer[: len(block)] = block
-        self.now = self.now[len(block) :]
-        return len(block)
+    Raises:
+        DamageError: it is not what was compressed.
+    """
+    for path in paths:
+        content = unpacked(path.read_bytes())
+        digest.update(content)
+        yield content
 
 
 def write_archive(out: IO[bytes], request: dict[str, Any], staging: str) -> None:
@@ -311,50 +299,50 @@ def write_archive(out: IO[bytes], request: dict[str, Any], staging: str) -> None
     """
     config, manifest = request["config"].encode(), request["manifest"].encode()
     config_digest, manifest_digest = (hashlib.sha256(content).hexdigest() for content in (config, manifest))
-    with tarfile.open(fileobj=out, mode="w|", format=tarfile.GNU_FORMAT) as tar:
 
-        def add(name: str, size: int, content: IO[bytes]) -> None:
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = size, 0o644
-            tar.addfile(member, content)
+    def add(name: str, size: int, blocks: Iterable[bytes]) -> None:
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = size, 0o644
+        out.write(member.tobuf(tarfile.GNU_FORMAT))
+        for block in blocks:  # not through tarfile, which would copy it in parts of 10 kB
+            out.write(block)
+            size -= len(block)
+        if size:
+            raise DamageError
+        out.write(bytes(-member.size % tarfile.BLOCKSIZE))
 
-        def add_json(name: str, value: Any) -> None:
-            content = json.dumps(value).encode()
-            add(name, len(content), io.BytesIO(content))
+    def add_json(name: str, value: Any) -> None:
+        content = json.dumps(value).encode()
+        add(name, len(content), [content])
 
-        add_json("oci-layout", {"imageLayoutVersion": "1.0.0"})
-        for digest, content in ((config_digest, config), (manifest_digest, manifest)):
-            add(f"blobs/sha256/{digest}", len(content), io.BytesIO(content))
-        for layer, sent in request["sent"].items():
-            paths = [SPOOL / name for name, _ in sent["pieces"]]
-            pieces = Pieces(paths)
-            try:
-                add(f"blobs/sha256/{layer}", sent["size"], io.BufferedReader(pieces, BLOCK))
-                whole = pieces.digest.hexdigest() == layer
-            except (DamageError, tarfile.ReadError, FileNotFoundError):
-                whole = False
-            except OSError as error:
-                if "unexpected end of data" not in str(error):  # of the layer, says tarfile
-                    raise
-                whole = False
-            if not whole:
-                for path in paths:
-                    path.unlink(missing_ok=True)
-                raise LoadError(f"layer {layer[:12]} is damaged in the host's {SPOOL}")
-        descriptor = {
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "digest": f"sha256:{manifest_digest}",
-            "size": len(manifest),
-            "annotations": {
-                "io.containerd.image.name": f"docker.io/library/{staging}",
-                "org.opencontainers.image.ref.name": staging.partition(":")[2],
-            },
-        }
-        add_json("index.json", {"schemaVersion": 2, "manifests": [descriptor]})
-        layers = [f"blobs/sha256/{layer}" for layer in request["layers"]]
-        add_json(
-            "manifest.json", [{"Config": f"blobs/sha256/{config_digest}", "RepoTags": [staging], "Layers": layers}]
-        )
+    add_json("oci-layout", {"imageLayoutVersion": "1.0.0"})
+    for digest, content in ((config_digest, config), (manifest_digest, manifest)):
+        add(f"blobs/sha256/{digest}", len(content), [content])
+    for layer, sent in request["sent"].items():
+        paths = [SPOOL / name for name, _ in sent["pieces"]]
+        found = hashlib.sha256()
+        try:
+            add(f"blobs/sha256/{layer}", sent["size"], contents(paths, found))
+            whole = found.hexdigest() == layer
+        except (DamageError, FileNotFoundError):
+            whole = False
+        if not whole:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            raise LoadError(f"layer {layer[:12]} is damaged in the host's {SPOOL}")
+    descriptor = {
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "digest": f"sha256:{manifest_digest}",
+        "size": len(manifest),
+        "annotations": {
+            "io.containerd.image.name": f"docker.io/library/{staging}",
+            "org.opencontainers.image.ref.name": staging.partition(":")[2],
+        },
+    }
+    add_json("index.json", {"schemaVersion": 2, "manifests": [descriptor]})
+    layers = [f"blobs/sha256/{layer}" for layer in request["layers"]]
+    add_json("manifest.json", [{"Config": f"blobs/sha256/{config_digest}", "RepoTags": [staging], "Layers": layers}])
+    out.write(bytes(2 * tarfile.BLOCKSIZE))
 
 
 def load(request: dict[str, Any]) -> dict[str, Any]:

@@ -233,7 +233,7 @@ def test_several_commands_for_much(host: Host, arguments: dict[str, Any], monkey
 def test_many_hosts_at_once_get_less_at_a_time(
     host: Host, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push_image, "BATCHES", 15000)
+    monkeypatch.setattr(push_image, "BATCH", 15000)
     push(host, arguments, variables={"ansible_play_batch": ["a", "b", "c"], "ansible_forks": 20})
     assert [request["do"] for request in host.requests] == ["query", "take", "take", "load"]
     assert host.names == {IMAGE: 3}
