@@ -57,6 +57,7 @@ class Lab:
         self.quick = quick
         self.hosts: list[str] = []
         self._tags: list[str] = []
+        self._load = os.getloadavg()[0]
         self._sockets = Path(tempfile.gettempdir())  # the path of a socket must be short
 
     def __enter__(self) -> Lab:
@@ -157,7 +158,8 @@ class Lab:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
         return {
             "date": f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}",
-            "machine": f"{os.cpu_count()} cores, {memory:.0f} GiB, control node and hosts all on it",
+            "machine": f"{os.cpu_count()} cores, {memory:.0f} GiB, control node and hosts all on it; load average "
+            f"{self._load:.1f} before it began",
             "control node": f"{_system(Path('/etc/os-release').read_text())}, Docker Engine "
             f"{call('docker', 'version', '--format', '{{.Server.Version}}')}, Python {platform.python_version()}, "
             f"ansible-core {core}",

@@ -41,7 +41,7 @@ def measure(lab: Lab) -> Section:
     address = call("docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", "hostwright-bench-registry")
     lab.playbook("registry", bench_registry=f"{address}:5000")
     bench = PushBench(lab, f"{address}:5000")
-    few, many = (1, 2) if lab.quick else (3, 7)
+    few, many = (1, 2) if lab.quick else (3, 5)
 
     unchanged, first, changed = Samples(), Samples(), Samples()
     for sample in range(few):

@@ -174,10 +174,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         """
         batch = batch or []
         request = {**self._request, **request, "pieces": [(piece.name, piece.length) for _, piece in batch]}
-        # Put together in place: this is the one copy of the pieces that is in memory.
+        head = b"".join(
+            b"%d\n" % len(part) + part for part in (_script(), zlib.compress(json.dumps(request).encode(), 9))
+        )
+        # Put together in room of the right size: the only copy of the pieces, which does not move while it grows.
         data = io.BytesIO()
-        for part in (_script(), zlib.compress(json.dumps(request).encode(), 9)):
-            data.write(b"%d\n" % len(part) + part)
+        data.seek(len(head) + sum(piece.length for _, piece in batch) - 1)
+        data.write(b"\0")
+        data.seek(0)
+        data.write(head)
         for layer, pieces in itertools.groupby(batch, key=lambda entry: entry[0]):
             data.writelines(self._store.pieces(layer, {piece for _, piece in pieces}))
         result = self._run_with(f"{self._python()} -c {shlex.quote(START)}", data.getvalue())
