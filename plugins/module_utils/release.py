@@ -530,13 +530,14 @@ class Releaser:
         self._at("wait until the new release has loaded")
         self._wait_loaded(new.number, spec, time.monotonic() + spec.health_timeout)
         self._stop_workers(current, new, spec)
+        connected = partial(connections, self._nginx(), f"/site/run/releases/{current.release}/app.sock")
         self._at("hold requests")
         new.gate = Maintenance(self.site.maintenance) if spec.maintenance else Gate(self.site.hold)
         new.held_since = time.monotonic()
         new.gate.shut(MAINTENANCE_SECONDS if spec.maintenance else spec.hold_seconds)
         limit = partial(self._time_left, new.gate, spec)
         self._at("drain the old release")
-        drain(partial(self._connections, current.release), spec.drain_seconds)
+        drain(connected, spec.drain_seconds)
         self._at("guard the old database")
         migrator.guard(_database(current.generation), min(limit(), spec.hold_seconds / 2))
         self._at("copy the database into a new generation")
@@ -722,11 +723,10 @@ class Releaser:
         text = json.dumps(configuration, indent=1, sort_keys=True) + "\n"
         write_durably(self.site.release_configuration(new.number), text, 0o640, 0, APP_GID)
 
-    def _connections(self, number: int) -> int:
+    def _nginx(self) -> int:
+        """Id of Nginx's first process on the host; 0 if it does not run."""
         found = self.engine.container(NGINX)
-        if not found or not found["State"]["Running"]:
-            return 0
-        return connections(found["State"]["Pid"], f"/site/run/releases/{number}/app.sock")
+        return int(found["State"]["Pid"]) if found else 0
 
     def _page(self, number: int, spec: Spec, url: str, until: float) -> probe.Reply:
         socket = self.site.release(number) / "app.sock"

@@ -251,7 +251,7 @@ def test_requests_wait_from_the_guard_to_the_commit_and_no_longer(
 
     monkeypatch.setattr(PretendedEngine, "run", observed)
     world.release("2.0", hold_seconds=20)
-    assert set(seen) == {"container", "guard", "copy", "migrate", "check"}
+    assert set(seen) == {"guard", "copy", "migrate", "check"}
     assert 15 < seen["migrate"] <= 20
     assert not world.site.hold.exists()
 

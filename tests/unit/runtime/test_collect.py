@@ -20,6 +20,7 @@ MANIFEST = """
 """
 ADMIN = """
     INSTALLED_APPS += [f"django.contrib.{name}" for name in ("admin", "auth", "messages", "sessions")]
+    SILENCED_SYSTEM_CHECKS = ["admin.E403", "admin.E408", "admin.E409", "admin.E410"]
 """
 
 

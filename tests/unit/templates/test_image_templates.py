@@ -78,8 +78,8 @@ def test_the_project_is_named(role: Role) -> None:
 
 def environment(role: Role, **variables: Any) -> dict[str, str]:
     """The environment that the build's check of the project gets from the shell."""
-    [command] = [run for run in runs(dockerfile(role, **variables)) if "preflight" in run]
-    shown = command.rpartition("sh -c ")[0] + "env -0"
+    [command] = [run for run in runs(dockerfile(role, **variables)) if "hostwright collect" in run]
+    shown = command.rpartition("python3 -m ")[0] + "env -0"
     done = subprocess.run(["sh", "-c", shown], capture_output=True, check=True, env={"PATH": "/usr/bin:/bin"})
     pairs = (pair.partition("=") for pair in done.stdout.decode().split("\0") if pair)
     return {name: value for name, _, value in pairs if name not in ("PATH", "PWD", "_", "SHLVL", "OLDPWD")}

@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--root", type=Path, default=Path("/"), help="of the file system")
 
-    verb = verbs.add_parser("collect", help="collect the static files (at build)")
+    verb = verbs.add_parser("collect", help="check the project and collect its static files (at build)")
     verb.add_argument("--output", type=Path, default=Path("/static"), help="gets the directories vendor and site")
     verb.add_argument("--requirements", type=Path, default=Path("/opt/hostwright/requirements"))
 
@@ -65,8 +65,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
             return {"changed": install.install(arguments.prefix, arguments.root)}
         case "collect":
-            from hostwright import collect
+            from hostwright import collect, preflight
 
+            preflight.preflight()
             return collect.collect(arguments.output, arguments.requirements)
         case "preflight":
             from hostwright import preflight
