@@ -14,6 +14,7 @@ from pathlib import Path
 MARGIN = 1.0  # seconds before Nginx's deadline at which the committer gives up (facts of the prototype: 9 of 10)
 LISTENING = "00010000"  # the flag of a listening socket in /proc/net/unix (SO_ACCEPTCON)
 PAUSE = 0.01
+LOOKS = 2  # in a row that must find nobody
 BEAT = 2.0  # seconds between two signs of life of a maintenance window
 
 
@@ -91,8 +92,13 @@ def connections(process: int, socket: str, proc: Path = Path("/proc")) -> int:
 
 
 def drain(count: Callable[[], int], cap: float) -> float:
-    """Wait until no connection is left, ``cap`` seconds at most; return the seconds it took."""
+    """Wait until no connection is left, ``cap`` seconds at most; return the seconds it took.
+
+    Twice in a row nobody must be there: a request that passed the gate right before may not have connected yet.
+    """
     start = time.monotonic()
-    while count() and time.monotonic() - start < cap:
+    free = 0
+    while free < LOOKS and time.monotonic() - start < cap:
+        free = 0 if count() else free + 1
         time.sleep(PAUSE)
     return time.monotonic() - start

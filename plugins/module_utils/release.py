@@ -48,6 +48,7 @@ MIGRATIONS_TABLE = "django_migrations"
 NGINX = "hostwright-nginx"
 HOST_COMMAND = "/usr/local/sbin/hostwright"
 PAUSE = 0.02
+PATIENCE = 2.0  # seconds that requests wait for a page that does not come right
 LOOK_AGAIN = 1.0  # seconds between two looks at a container that does not answer yet
 LOOK_SECONDS = 120
 ROOM = 1.1  # of what the rehearsal needed at its peak
@@ -545,7 +546,8 @@ class Releaser:
         migrator.copy(_database(move.source), _database(new.generation), limit())
         self._migrate(new, migrator, move, limit())
         self._at("wait until the new release is ready")
-        self._wait_ready(new.number, spec, time.monotonic() + min(limit(), spec.health_timeout))
+        until = time.monotonic() + min(limit(), spec.health_timeout)
+        self._wait_ready(new.number, spec, until, patience=PATIENCE)
         self._at("check the guard of the old database")
         migrator.check()
 
@@ -610,6 +612,7 @@ class Releaser:
     def _start(self, new: Attempt, spec: Spec) -> None:
         """Start the containers of the release; its workers and jobs wait until it is the live one."""
         self._at("start the new release")
+        self.containers.remove(*self.containers.of_release(new.number))  # made late by a module that was killed
         self.containers.create(spec, new.number)
         self._publish_static(self.containers.web(new.number), new.number)
         go = self.site.release(new.number) / "go"  # read once, by the process that serves before the commit
@@ -737,9 +740,17 @@ class Releaser:
         """Wait until a release answers at all; it has no database yet."""
         self._wait(number, spec, probe.READY_PATH, until, lambda reply: reply.status > 0)
 
-    def _wait_ready(self, number: int, spec: Spec, until: float) -> None:
-        """Wait until a release answers as the site through its own socket."""
+    def _wait_ready(self, number: int, spec: Spec, until: float, patience: float = float("inf")) -> None:
+        """Wait until a release answers as the site through its own socket.
+
+        Args:
+            number: the release's.
+            spec: says host, scheme and page.
+            until: a moment of the monotonic clock.
+            patience: seconds for the page to come right once the release says that it can serve.
+        """
         self._wait(number, spec, probe.READY_PATH, until, lambda reply: reply.ready)
+        until = min(until, time.monotonic() + patience)
         self._wait(number, spec, spec.configuration["health_path"], until, lambda reply: reply.healthy)
 
     def _wait(self, number: int, spec: Spec, url: str, until: float, good: Callable[[probe.Reply], bool]) -> None:
