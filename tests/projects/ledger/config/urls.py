@@ -1,0 +1,9 @@
+from django.urls import path
+
+from entries import views
+
+urlpatterns = [
+    path("", views.newest),
+    path("write", views.write),
+    path("upload", views.upload),
+]

@@ -1,0 +1,13 @@
+from django.db import models
+
+
+class Entry(models.Model):
+    """One id that somebody wrote. It is not unique here: whoever counts shall find an id that came twice."""
+
+    key = models.CharField(max_length=80, db_index=True)
+    payload = models.CharField(max_length=1000, blank=True)
+    size = models.PositiveIntegerField(default=0)
+    written = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.key
