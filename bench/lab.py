@@ -93,7 +93,7 @@ class Lab:
             LabError: it failed.
         """
         command = _ansible_playbook(name, limit, {"bench_directory": str(DIRECTORY), **variables})
-        environment = {**self._environment, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
+        environment = {**self.environment, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
         before = self._cpu()
         started = time.monotonic()
         with (
@@ -122,7 +122,7 @@ class Lab:
     def round_trips(self, name: str, limit: str, **variables: Any) -> int:
         """How many SSH commands a playbook runs."""
         command = [*_ansible_playbook(name, limit, variables), "-vvv"]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         return done.stdout.count("SSH: EXEC ")
 
     def ssh(self, host: str, *command: str) -> list[str]:
@@ -136,6 +136,10 @@ class Lab:
     def port(self, host: str, port: int) -> str:
         """The port of this machine behind which a host's port is."""
         return call("docker", "port", f"hostwright-bench-{host}", f"{port}/tcp").splitlines()[0].rpartition(":")[2]
+
+    def address(self, host: str) -> str:
+        """The address of a host on this machine's bridge."""
+        return call("docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", f"hostwright-bench-{host}")
 
     def on(self, host: str, *command: str) -> str:
         """Run a command on a host, past the network; return what it prints."""
@@ -173,7 +177,8 @@ class Lab:
         return f"{system}, Docker Engine {told['ServerVersion']} ({told['Driver']})"
 
     @property
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """The variables with which Ansible runs."""
         return os.environ | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "LC_ALL": "C.UTF-8",

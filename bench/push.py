@@ -38,7 +38,7 @@ def measure(lab: Lab) -> Section:
     """Measure all of it."""
     lab.make_hosts(*HOSTS, "registry")
     say("installing a registry to compare with")
-    address = call("docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", "hostwright-bench-registry")
+    address = lab.address("registry")
     lab.playbook("registry", bench_registry=f"{address}:5000")
     bench = PushBench(lab, f"{address}:5000")
     few, many = (1, 2) if lab.quick else (3, 5)

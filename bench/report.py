@@ -12,7 +12,7 @@ HEAD = """# Benchmarks
 Measured by `make bench`, which rewrites this file. Medians, with the least and the greatest value in brackets where
 there are several. Every section says under which conditions, and is of one run.
 """
-UNITS = {"s": (1, "s", 2), "kB": (1e3, "kB", 1), "MB": (1e6, "MB", 2), "": (1, "", 0)}
+UNITS = {"s": (1, "s", 2), "ms": (1e-3, "ms", 1), "kB": (1e3, "kB", 1), "MB": (1e6, "MB", 2), "": (1, "", 0)}
 
 
 @dataclass(frozen=True)
