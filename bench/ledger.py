@@ -19,7 +19,7 @@ from bench import load
 
 PROJECT = Path(__file__).resolve().parent.parent / "tests" / "projects" / "ledger"
 # Seconds that a slow migration takes.
-SLOW = 9.3
+SLOW = 9.0
 
 MIGRATION = """\
 import time
