@@ -3,8 +3,8 @@
 Half of the requests read (GET /), half write an id of their own (POST /write), one in a hundred of these as an upload
 that takes seconds (POST /upload?id=…): the site is tests/projects/ledger. A request *fails* if its connection does, if
 its status is 500 or more, or if its answer takes more than 15 s from the moment it was sent whole. Requests begin at
-their time whether earlier ones have been answered or not, and latencies count from that time. Stopped by its time, by
-SIGTERM or by SIGINT; what is under way is waited for.
+their time whether earlier ones have been answered or not, and latencies count from then. It ends by its time, with the
+command that it accompanies, or at SIGTERM or SIGINT; what is under way is waited for.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ KEPT = 0.5
 # Most connections at a time, and most requests of a run.
 CONNECTIONS = 6000
 REQUESTS = 1_000_000
+# Seconds for which the load goes on when the command that it accompanies has ended.
+AFTERWARDS = 2.0
 # Failed requests that a summary describes.
 EXAMPLES = 10
 
@@ -271,26 +273,40 @@ def allow_connections() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted if hard < 0 else min(wanted, hard)), hard))
 
 
+async def _accompany(load: Load, command: Sequence[str]) -> int:
+    """Run a command, and stop the load some seconds after its end; return its exit status."""
+    try:
+        process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr)
+        status = await process.wait()
+        await asyncio.sleep(AFTERWARDS)
+    finally:
+        load.stop()
+    return status
+
+
 async def _main(options: argparse.Namespace) -> int:
     load = Load(options.url, options.rate, options.host)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, load.stop)
-    await load.run(options.seconds)
+    running = asyncio.create_task(load.run(options.seconds))
+    status = await _accompany(load, options.command) if options.command else 0
+    await running
     if options.output:
         write(options.output, load.requests)
     told = summary(load.requests)
     print(json.dumps(told, indent=1))
-    return 1 if told["failed"] else 0
+    return status or int(bool(told["failed"]))
 
 
 def main() -> int:
-    """Send the load that the command line asks for; return 1 if a request failed."""
+    """Send the load that the command line asks for; return the command's exit status, or 1 if a request failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", required=True, help="of the site, like http://127.0.0.1:8080")
     parser.add_argument("--host", default="localhost", help="name of the site (default: %(default)s)")
     parser.add_argument("--seconds", type=float, required=True, help="how long at most")
     parser.add_argument("--rate", type=float, default=200, help="requests a second (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="gets the summary and every request, as JSON")
+    parser.add_argument("command", nargs="*", metavar="COMMAND", help="command to accompany, after --")
     options = parser.parse_args()
     allow_connections()
     return asyncio.run(_main(options))

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
+import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +97,21 @@ def test_lost_and_doubled_ids_are_seen() -> None:
     tally = ledger.compare(["a", "b", "c"], ["a", "c", "c", "d", "d"])
     assert (tally.missing, tally.doubled, tally.right) == (("b",), ("c", "d"), False)
     assert ledger.compare(["a"], ["a", "b"]).right
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_it_accompanies_a_command(status: int, tmp_path: Path) -> None:
+    started = time.monotonic()
+    command = ["-m", "bench.load", "--url", "http://127.0.0.1:1", "--seconds", "60", "--rate", "10", "--output"]
+    ended = [sys.executable, "-c", f"import sys; print('said'); sys.exit({status})"]
+    done = subprocess.run(
+        [sys.executable, *command, str(tmp_path / "run.json"), "--", *ended],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (status or 1, "said\n")  # 1: all requests have failed
+    told = json.loads(done.stdout)
+    assert told == json.loads((tmp_path / "run.json").read_text())["summary"]
+    assert told["requests"] == told["failed"] > 0
+    assert time.monotonic() - started < 30
