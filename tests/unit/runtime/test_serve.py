@@ -269,6 +269,19 @@ def test_work_runs_a_management_command_of_the_current_release(release: Release,
     assert work.returncode == 1
 
 
+def test_a_command_that_does_not_know_sigterm_ends_at_once(release: Release, serve: Start) -> None:
+    deaf = WORK.replace('signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to end"))', "pass")
+    release.write({"notes/management/__init__.py": "", "notes/management/commands/work.py": deaf})
+    release.migrate()
+    work = serve("work", "work", "--colour", "blue")
+    assert first_line(work) == "blue 1 0\n"
+    start = time.monotonic()
+    assert stop(work) == ""
+    # Told by a process of ours, which has a handler: the first one of a container would not have been ended otherwise.
+    assert work.returncode == 128 + signal.SIGTERM
+    assert time.monotonic() - start < 1
+
+
 def test_work_without_a_command_is_refused(release: Release) -> None:
     result = release.verb("work")
     assert (result.returncode, "which management command" in result.stderr) == (2, True)

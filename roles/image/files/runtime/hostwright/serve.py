@@ -1,6 +1,7 @@
 """Run the WSGI server on the release's socket, and the site's background processes."""
 
 import os
+import signal
 import socket
 import stat
 import sys
@@ -27,7 +28,10 @@ def serve() -> NoReturn:
 
 
 def work(words: Sequence[str]) -> NoReturn:
-    """Wait until ``current`` names this release, then replace this process by a management command.
+    """Wait until ``current`` names this release, then run a management command and end with its exit status.
+
+    The command is a child: the first process of a container ignores SIGTERM unless it has a handler, and few commands
+    have one.
 
     Args:
         words: the command and its arguments, as ``manage.py`` gets them.
@@ -38,7 +42,13 @@ def work(words: Sequence[str]) -> NoReturn:
     if not words:
         raise ConfigurationError("work: which management command? For example: work process_tasks --queue mail.")
     current.wait(configuration.require(), may_start=False)
-    os.execv(sys.executable, [sys.executable, "manage.py", *words])  # noqa: S606 (the command gets the signals)
+    child = os.posix_spawn(sys.executable, [sys.executable, "manage.py", *words], os.environ)
+    signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
+    ended, status = os.wait()
+    while ended != child:  # what others have left behind is this process's, too
+        ended, status = os.wait()
+    code = os.waitstatus_to_exitcode(status)
+    sys.exit(code if code >= 0 else 128 - code)
 
 
 def command(release: Configuration) -> list[str]:
