@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine
+from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
 from ansible_collections.hostwright.django.plugins.module_utils.site import APP_GID, APP_UID, ReleaseError, Site
 from ansible_collections.hostwright.django.plugins.module_utils.spec import Spec
 
 TMP = "/tmp"  # noqa: S108 (the container's own, in memory)
 HELPER = "release"  # the part of a site's one-shot container
+REMOVAL_SECONDS = 10.0
+PAUSE = 0.1
 
 
 class Containers:
@@ -101,11 +104,25 @@ class Containers:
             self.engine("stop", "-t", str(timeout), *names, timeout=timeout + 60)
 
     def remove(self, *names: str) -> None:
-        """Remove containers of this site; somebody else's of that name stays."""
+        """Remove containers of this site, and see that they are gone; somebody else's of that name stays.
+
+        Raises:
+            EngineError: one of them stays.
+        """
         for name in names:
             found = self.engine.container(name)
             if found and self._ours(found):
-                self.engine.run(["rm", "--force", "--volumes", name])
+                done = self.engine.run(["rm", "--force", "--volumes", name])
+                if done.status != 0:
+                    self._wait_until_gone(name, done.said)
+
+    def _wait_until_gone(self, name: str, said: str) -> None:
+        """Wait for a container that may be on its way already: one that ended of itself, and is removed then."""
+        until = time.monotonic() + REMOVAL_SECONDS
+        while self.engine.container(name):
+            if time.monotonic() > until:
+                raise EngineError(f"the container {name} cannot be removed: {said}")
+            time.sleep(PAUSE)
 
     def check(self, step: str, spec: Spec, number: int) -> None:
         """A container or volume of somebody else's under a name that we need is refused, never removed.

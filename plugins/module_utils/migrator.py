@@ -70,12 +70,16 @@ class Migrator:
         """
         self._ask("check", GRACE)
 
-    def close(self) -> None:
-        """Drop the guard, if any, and end the migrator."""
+    def release(self) -> None:
+        """Drop the guard, if any."""
         if self.guarding:
             self.guarding = False
             with suppress(MigratorError):  # it has ended, and its guard with it
                 self._ask("release", GRACE)
+
+    def close(self) -> None:
+        """Drop the guard, if any, and end the migrator."""
+        self.release()
         self._conversation.close()
 
     def _ask(self, word: str, limit: float, **fields: Any) -> dict[str, Any]:

@@ -318,9 +318,13 @@ class Releaser:
             raise ReleaseError(self.step, f"{error.strerror or error}{where}") from error
 
     def _at(self, step: str) -> None:
-        """Begin a step: its name is in every message, and lies beside the lock for whoever wants to know."""
+        """Begin a step: its name is in every message, and lies beside the lock for whoever wants to know.
+
+        On a full disk nobody gets to know it, but what fills the disk can be tidied up.
+        """
         self.step = step
-        self.site.progress.write_text(f"{step}\n")
+        with suppress(OSError):
+            self.site.progress.write_text(f"{step}\n")
 
     def _down(self, current: Record, spec: Spec) -> list[str]:
         """The containers of the live release that should run and do not, the one that serves first."""
@@ -349,10 +353,9 @@ class Releaser:
                 f"is gone; nothing was touched. To go on with {'that release' if records else 'an empty one'}: {cure}",
             )
         live = current.release if current else 0
-        left = {name for name, number in self.containers.all().items() if number != str(live)}
-        helper = {self.containers.helper}
-        for name in sorted(left - helper) + sorted(self.containers.all().keys() & helper):
-            self.engine("rm", "--force", "--volumes", name)
+        helper = self.containers.helper
+        left = [name for name, number in self.containers.all().items() if number != str(live) or name == helper]
+        self.containers.remove(*sorted(left, key=lambda name: (name == helper, name)))
         for gate in (self.site.hold, self.site.maintenance):
             gate.unlink(missing_ok=True)
         remove_tree(self.site.data / "databases" / REHEARSAL)
@@ -531,14 +534,14 @@ class Releaser:
         self._at("wait until the new release has loaded")
         self._wait_loaded(new.number, spec, time.monotonic() + spec.health_timeout)
         self._stop_workers(current, new, spec)
-        connected = partial(connections, self._nginx(), f"/site/run/releases/{current.release}/app.sock")
+        nginx = self._nginx()
         self._at("hold requests")
         new.gate = Maintenance(self.site.maintenance) if spec.maintenance else Gate(self.site.hold)
         new.held_since = time.monotonic()
         new.gate.shut(MAINTENANCE_SECONDS if spec.maintenance else spec.hold_seconds)
         limit = partial(self._time_left, new.gate, spec)
         self._at("drain the old release")
-        drain(connected, spec.drain_seconds)
+        self._drain(current, nginx, spec)
         self._at("guard the old database")
         migrator.guard(_database(current.generation), min(limit(), spec.hold_seconds / 2))
         self._at("copy the database into a new generation")
@@ -548,8 +551,6 @@ class Releaser:
         self._at("wait until the new release is ready")
         until = time.monotonic() + min(limit(), spec.health_timeout)
         self._wait_ready(new.number, spec, until, patience=PATIENCE)
-        self._at("check the guard of the old database")
-        migrator.check()
 
     def _time_left(self, gate: Gate, spec: Spec) -> float:
         """Seconds that a step may take before the hold ends.
@@ -638,10 +639,15 @@ class Releaser:
             previous=current.release if current else None, spec_digest=spec.digest(self.site.secret_key()),
             spec=spec.recorded(),
         )  # fmt: skip
-        check = partial(self._time_left, new.gate, spec) if new.gate else None
-        self.site.commit(record, check)
+        self.site.commit(record, partial(self._look_again, new.gate, new.migrator, spec) if new.gate else None)
         self._let_go(new)
         return record
+
+    def _look_again(self, gate: Gate, migrator: Migrator | None, spec: Spec) -> None:
+        """Right before the rename: nobody has written to the old generation since the copy, and requests wait still."""
+        if migrator:
+            migrator.check()
+        self._time_left(gate, spec)
 
     def _let_go(self, new: Attempt) -> None:
         if new.gate:
@@ -657,6 +663,7 @@ class Releaser:
         self._at("retire the old release")
         if old:
             names = self.containers.of_release(old.release)
+            self._drain(old, self._nginx(), spec)
             self.containers.stop([name for name in names if self.containers.running(name)], spec.stop_timeout)
             self.containers.remove(*names)
         new.close()
@@ -691,8 +698,10 @@ class Releaser:
         if self.site.current.is_symlink() and self.site.current.readlink().name == str(new.number):
             self._let_go(new)
             return
-        new.close()
+        if new.migrator:
+            new.migrator.release()  # its end may take a while, for which requests need not wait
         self._let_go(new)
+        new.close()
         for name in new.stopped:
             with suppress(EngineError):
                 self.engine.run(["start", name])
@@ -727,9 +736,13 @@ class Releaser:
         write_durably(self.site.release_configuration(new.number), text, 0o640, 0, APP_GID)
 
     def _nginx(self) -> int:
-        """Id of Nginx's first process on the host; 0 if it does not run."""
+        """Id of Nginx's process, 0 if it does not run."""
         found = self.engine.container(NGINX)
         return int(found["State"]["Pid"]) if found else 0
+
+    def _drain(self, old: Record, nginx: int, spec: Spec) -> None:
+        """Let the old release answer what Nginx has brought to it: its end cuts off what it has not accepted yet."""
+        drain(partial(connections, nginx, f"/site/run/releases/{old.release}/app.sock"), spec.drain_seconds)
 
     def _page(self, number: int, spec: Spec, url: str, until: float) -> probe.Reply:
         socket = self.site.release(number) / "app.sock"

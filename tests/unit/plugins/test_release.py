@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.hostwright.django.plugins.module_utils import containers, release
 from ansible_collections.hostwright.django.plugins.module_utils.commands import Answer
 from ansible_collections.hostwright.django.plugins.module_utils.hold import Gate
+from ansible_collections.hostwright.django.plugins.module_utils.migrator import Migrator
 from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser, Rollback
 from ansible_collections.hostwright.django.plugins.module_utils.site import Record, ReleaseError, Site
 from ansible_collections.hostwright.django.plugins.module_utils.spec import Job, Limits, Spec
@@ -327,6 +330,107 @@ def test_a_guard_that_was_lost_keeps_the_release_from_being_committed(
     monkeypatch.setattr(PretendedEngine, "_word_check", lambda *_: {"error": "the guard was lost"})
     assert "the guard was lost" in str(world.fails("2.0"))
     assert world.picture() == before
+
+
+def test_a_guard_that_is_lost_while_the_record_is_made_durable_keeps_the_release_from_being_committed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.release("1.0")
+    before = world.picture()
+    write = Record.write
+
+    def late(record: Record, path: Path) -> None:
+        write(record, path)
+        monkeypatch.setattr(PretendedEngine, "_word_check", lambda *_: {"error": "somebody has written"})
+
+    monkeypatch.setattr(Record, "write", late)
+    error = world.fails("2.0")
+    assert (error.step, str(error)) == ("commit", "somebody has written")
+    monkeypatch.undo()
+    assert world.picture() == before
+
+
+def test_after_a_failure_requests_wait_no_longer_than_the_guard_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.offer("2.4", migrations=("polls.0001_initial", "polls.0002_sudden"))
+    world.release("1.0")
+    found: list[tuple[bool, bool]] = []
+    close = Migrator.close
+
+    def observed(migrator: Migrator) -> None:
+        found.append((world.engine.guarded is not None, world.site.hold.exists()))
+        close(migrator)
+
+    monkeypatch.setattr(Migrator, "close", observed)
+    world.fails("2.4")
+    assert found == [(False, False)]
+
+
+def test_the_old_release_is_stopped_when_it_has_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.release("1.0")
+    answers = iter([2, 1, 0])
+    left: list[int] = []
+
+    def count(*_: Any) -> int:
+        left.append(next(answers))
+        return left[-1]
+
+    monkeypatch.setattr(release, "connections", count)
+    stop = PretendedEngine._do_stop
+
+    def observed(engine: PretendedEngine, words: list[str]) -> Answer:
+        assert left == [2, 1, 0]
+        return stop(engine, words)
+
+    monkeypatch.setattr(PretendedEngine, "_do_stop", observed)
+    world.release("1.1")
+    assert left == [2, 1, 0]
+
+
+def test_a_container_that_is_being_removed_already_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.release("1.0")
+    world.engine.containers["polls-release"] = dataclasses.replace(world.engine.containers["polls-1"])
+    inspect, looks = PretendedEngine._do_container_inspect, iter(range(3))
+
+    def going(engine: PretendedEngine, words: list[str]) -> Answer:
+        if words[2] == "polls-release" and next(looks) == 2:
+            engine.containers.pop("polls-release")
+        return inspect(engine, words)
+
+    monkeypatch.setattr(PretendedEngine, "_do_container_inspect", going)
+    monkeypatch.setattr(PretendedEngine, "_do_rm", lambda *_: Answer(1, stderr="removal is already in progress"))
+    assert world.release("1.0").action == "none"
+    world.assert_consistent(world.spec("1.0"))
+
+
+def test_a_container_that_cannot_be_removed_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.release("1.0")
+    world.engine.containers["polls-9"] = dataclasses.replace(world.engine.containers["polls-1"])
+    world.engine.containers["polls-9"].options = [
+        word.replace("hostwright.release=1", "hostwright.release=9")
+        for word in world.engine.containers["polls-1"].options
+    ]
+    monkeypatch.setattr(containers, "REMOVAL_SECONDS", 0.2)
+    monkeypatch.setattr(PretendedEngine, "_do_rm", lambda *_: Answer(1, stderr="device or resource busy"))
+    assert "polls-9 cannot be removed: device or resource busy" in str(world.fails("1.0"))
+
+
+def test_a_disk_that_is_full_of_leftovers_is_tidied_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.release("1.0")
+    leftover = world.site.generation(2)
+    leftover.mkdir()
+    write = Path.write_text
+
+    def full(path: Path, text: str) -> int:
+        if path == world.site.progress and leftover.exists():
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, text)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    world.release("1.1")
+    monkeypatch.undo()
+    world.assert_consistent(world.spec("1.1"))
 
 
 def test_workers_and_jobs_belong_to_the_release(world: World) -> None:
