@@ -43,9 +43,9 @@ class Containers:
 
     def create(self, spec: Spec, number: int) -> None:
         """Create all containers of a release; none of them runs yet."""
-        self._create(self.web(number), spec, number, "unless-stopped", "serve", health=True)
+        self._create(self.web(number), spec, number, "always", "serve", health=True)
         for name, command in spec.workers.items():
-            self._create(self.worker(number, name), spec, number, "unless-stopped", "work", *command)
+            self._create(self.worker(number, name), spec, number, "always", "work", *command)
         for name, job in spec.jobs.items():
             self._create(self.job(number, name), spec, number, "no", "work", *job.command)
 

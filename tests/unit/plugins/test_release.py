@@ -116,7 +116,7 @@ class World:
         assert (live.image, live.source_digest) == (spec.image, spec.source_digest)
         assert live.spec_digest == spec.digest(self.site.secret_key())
         running = {name: (c.image, c.running, c.restart) for name, c in self.engine.containers.items()}
-        assert running == {live.container: (spec.image, True, "unless-stopped")}
+        assert running == {live.container: (spec.image, True, "always")}
         records = self.site.records()
         assert self.site.traces() == set(records)
         assert live.release == max(records)
