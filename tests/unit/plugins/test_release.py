@@ -369,7 +369,7 @@ def test_after_a_failure_requests_wait_no_longer_than_the_guard_stays(
 
 def test_the_old_release_is_stopped_when_it_has_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.release("1.0")
-    answers = iter([2, 1, 0])
+    answers = iter([2, 1, 0, 0])
     left: list[int] = []
 
     def count(*_: Any) -> int:
@@ -380,12 +380,12 @@ def test_the_old_release_is_stopped_when_it_has_answered(world: World, monkeypat
     stop = PretendedEngine._do_stop
 
     def observed(engine: PretendedEngine, words: list[str]) -> Answer:
-        assert left == [2, 1, 0]
+        assert left == [2, 1, 0, 0]
         return stop(engine, words)
 
     monkeypatch.setattr(PretendedEngine, "_do_stop", observed)
     world.release("1.1")
-    assert left == [2, 1, 0]
+    assert left == [2, 1, 0, 0]
 
 
 def test_a_container_that_is_being_removed_already_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
