@@ -26,9 +26,9 @@ browser: ## Deploy to a fresh sandbox, vote in it with Chromium
 molecule: ## Every Molecule scenario (one: molecule test -s NAME)
 	@scripts/test molecule
 
-test-matrix: ## Every Molecule scenario on Debian 12 and on Debian 13 hosts
+test-matrix: ## Every Molecule scenario on Debian 12 and on Debian 13 hosts, the latter with the long run of kills
 	@MOLECULE_DEBIAN=12 scripts/test molecule
-	@MOLECULE_DEBIAN=13 scripts/test molecule
+	@HOSTWRIGHT_KILLS=full MOLECULE_DEBIAN=13 scripts/test molecule
 
 bench: ## Measure, and rewrite docs/benchmarks.md (OPTIONS="--quick --only push": a look, without the file)
 	@scripts/setup test
