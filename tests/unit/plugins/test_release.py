@@ -367,6 +367,22 @@ def test_after_a_failure_requests_wait_no_longer_than_the_guard_stays(
     assert found == [(False, False)]
 
 
+def test_requests_do_not_wait_long_for_a_page_that_does_not_get_better(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.offer("2.4", migrations=("polls.0001_initial", "polls.0002_more"), healthy=False)
+    world.release("1.0")
+    before = world.picture()
+    monkeypatch.setattr(release, "ERROR_SECONDS", 0.3)
+    start = time.monotonic()
+    error = world.fails("2.4", health_timeout=60)
+    assert error.step == "wait until the new release is ready"
+    assert "GET / answered 503" in str(error)
+    assert 0.3 < time.monotonic() - start < 3
+    monkeypatch.undo()
+    assert world.picture() == before
+
+
 def test_the_old_release_is_stopped_when_it_has_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.release("1.0")
     answers = iter([2, 1, 0, 0])
