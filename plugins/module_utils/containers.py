@@ -45,11 +45,21 @@ class Containers:
         """Create all containers of a release; none of them runs yet."""
         self._create(self.web(number), spec, number, "always", "serve", health=True)
         for name, command in spec.workers.items():
-            self._create(self.worker(number, name), spec, number, "always", "work", *command)
+            worker = ("--env", f"HOSTWRIGHT_WORKER={name}")
+            self._create(self.worker(number, name), spec, number, "always", "work", *command, options=worker)
         for name, job in spec.jobs.items():
             self._create(self.job(number, name), spec, number, "no", "work", *job.command)
 
-    def _create(self, name: str, spec: Spec, number: int, restart: str, *verb: str, health: bool = False) -> None:
+    def _create(
+        self,
+        name: str,
+        spec: Spec,
+        number: int,
+        restart: str,
+        *verb: str,
+        health: bool = False,
+        options: tuple[str, ...] = (),
+    ) -> None:
         probe = [
             "--health-cmd", "python3 -m hostwright probe --timeout 5", "--health-interval", "30s",
             "--health-timeout", "10s", "--health-retries", "3",
@@ -57,7 +67,7 @@ class Containers:
         self.engine(
             "create", "--name", name, *self._hardened(spec), *self._mounts(), *self._labels(number),
             "--hostname", self.site.name, "--restart", restart, "--stop-timeout", str(spec.stop_timeout),
-            *(probe if health else ["--no-healthcheck"]), spec.image, *verb,
+            *(probe if health else ["--no-healthcheck"]), *options, spec.image, *verb,
         )  # fmt: skip
 
     def one_shot(self, spec: Spec, number: int, image: str, *verb: str) -> list[str]:
@@ -92,6 +102,11 @@ class Containers:
         """Whether a container runs."""
         found = self.engine.container(name)
         return bool(found and found["State"]["Running"])
+
+    def at_work(self, name: str) -> bool:
+        """Whether a process runs in a container; the Engine says that one runs which it is about to start again."""
+        found = self.engine.container(name)
+        return bool(found and found["State"]["Running"] and not found["State"].get("Restarting"))
 
     def ended(self, name: str) -> bool:
         """Whether a container has ended since it was started; the Engine may have started it again."""

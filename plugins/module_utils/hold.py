@@ -19,7 +19,10 @@ BEAT = 2.0  # seconds between two signs of life of a maintenance window
 
 
 class Gate:
-    """One such file: ``hold`` keeps requests waiting, ``maintenance`` has them answered by 503."""
+    """One such file: ``hold`` keeps requests waiting, ``maintenance`` has them answered by 503.
+
+    A release's ``rest`` is another one; the runtime of its workers looks at that.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,8 +33,9 @@ class Gate:
         self.deadline = time.time() + seconds
         pending = self.path.with_name(f".{self.path.name}.new")
         pending.unlink(missing_ok=True)
-        pending.touch(0o644)
-        os.utime(pending, (self.deadline, self.deadline))
+        descriptor = os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)  # the site may write beside a rest
+        os.utime(descriptor, (self.deadline, self.deadline))
+        os.close(descriptor)
         pending.replace(self.path)
 
     def open(self) -> None:
@@ -52,7 +56,7 @@ class Maintenance(Gate):
         self._beat: threading.Thread | None = None
 
     def shut(self, seconds: float) -> None:
-        """Shut it; Nginx opens it ``seconds`` at most after this process has died."""
+        """Shut it; it counts for ``seconds`` at most after this process has died."""
         super().shut(seconds)
         self._beat = threading.Thread(target=self._go_on, args=(seconds,), daemon=True)
         self._beat.start()

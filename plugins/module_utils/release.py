@@ -48,9 +48,10 @@ MIGRATIONS_TABLE = "django_migrations"
 NGINX = "hostwright-nginx"
 HOST_COMMAND = "/usr/local/sbin/hostwright"
 PAUSE = 0.02
-PATIENCE = 2.0  # seconds that requests wait for a page that does not come right
+ERROR_SECONDS = 2.0  # that requests wait for a page that does not come right
 LOOK_AGAIN = 1.0  # seconds between two looks at a container that does not answer yet
 LOOK_SECONDS = 120
+REST_ROOM = 10.0  # seconds for a worker to notice, and to start if the Engine starts it just now
 ROOM = 1.1  # of what the rehearsal needed at its peak
 OVERHEAD = 0.5  # seconds of a hold besides drain, copy and migration: probe, record, rename
 COPY_SPEED = 200e6  # bytes a second, of a disk that is not fast
@@ -99,6 +100,7 @@ class Attempt:
     generation: int
     migrator: Migrator | None = None
     gate: Gate | None = None
+    rest: Gate | None = None
     found: dict[str, Any] = field(default_factory=dict)
     migrations: tuple[str, ...] = ()
     rehearsed: dict[str, Any] = field(default_factory=dict)
@@ -358,6 +360,7 @@ class Releaser:
         self.containers.remove(*sorted(left, key=lambda name: (name == helper, name)))
         for gate in (self.site.hold, self.site.maintenance):
             gate.unlink(missing_ok=True)
+        self.site.rest(live).unlink(missing_ok=True)
         remove_tree(self.site.data / "databases" / REHEARSAL)
         kept = {number: record for number, record in records.items() if number <= live}
         for number in self.site.traces() - set(kept):
@@ -519,7 +522,7 @@ class Releaser:
         self._start(new, spec)
         self._at("wait until the new release is ready")
         self._wait_ready(new.number, spec, time.monotonic() + spec.health_timeout)
-        self._stop_workers(current, new, spec)
+        self._rest_workers(current, new, spec)
 
     def _move(self, current: Record, new: Attempt, spec: Spec, move: Move) -> None:
         """Another generation: rehearse, start the new release, then hold requests while it gets its database."""
@@ -533,7 +536,7 @@ class Releaser:
         self._start(new, spec)
         self._at("wait until the new release has loaded")
         self._wait_loaded(new.number, spec, time.monotonic() + spec.health_timeout)
-        self._stop_workers(current, new, spec)
+        self._rest_workers(current, new, spec)
         nginx = self._nginx()
         self._at("hold requests")
         new.gate = Maintenance(self.site.maintenance) if spec.maintenance else Gate(self.site.hold)
@@ -550,7 +553,7 @@ class Releaser:
         self._migrate(new, migrator, move, limit())
         self._at("wait until the new release is ready")
         until = time.monotonic() + min(limit(), spec.health_timeout)
-        self._wait_ready(new.number, spec, until, patience=PATIENCE)
+        self._wait_ready(new.number, spec, until, patience=ERROR_SECONDS)
 
     def _time_left(self, gate: Gate, spec: Spec) -> float:
         """Seconds that a step may take before the hold ends.
@@ -622,12 +625,43 @@ class Releaser:
         workers = [self.containers.worker(new.number, name) for name in spec.workers]
         self.engine("start", self.containers.web(new.number), *workers)
 
-    def _stop_workers(self, current: Record, new: Attempt, spec: Spec) -> None:
-        """End the old release's workers and jobs: two of them at a time is one too many."""
-        self._at("stop the workers of the old release")
-        names = [name for name in self.containers.of_release(current.release) if name != current.container]
-        new.stopped = [name for name in names if self.containers.running(name)]
+    def _rest_workers(self, current: Record, new: Attempt, spec: Spec) -> None:
+        """Let the old release's workers rest, and end its jobs: two of them at a time is one too many.
+
+        A worker's container goes on, so that the worker does too if this process dies.
+
+        Raises:
+            ReleaseError: one goes on working.
+        """
+        self._at("let the workers of the old release rest")
+        workers = {self.containers.worker(current.release, name): name for name in current.spec.get("workers", {})}
+        patience = current.spec.get("stop_timeout", spec.stop_timeout) + REST_ROOM
+        if workers:
+            for name in workers.values():
+                self.site.rested(current.release, name).unlink(missing_ok=True)
+            new.rest = Maintenance(self.site.rest(current.release))  # no deadline but this process's death
+            new.rest.shut(patience + spec.hold_seconds + MARGIN)
+        others = set(self.containers.of_release(current.release)) - {current.container, *workers}
+        new.stopped = [name for name in sorted(others) if self.containers.running(name)]
         self.containers.stop(new.stopped, spec.stop_timeout)
+        self._wait_rested(current.release, workers, patience)
+
+    def _wait_rested(self, number: int, workers: Mapping[str, str], patience: float) -> None:
+        """Wait until each worker says that it rests, or has no process; workers by their containers' names."""
+        until = time.monotonic() + patience
+        look = 0.0
+        waiting = list(workers)
+        while waiting := [name for name in waiting if not self.site.rested(number, workers[name]).exists()]:
+            if time.monotonic() >= look:
+                waiting = [name for name in waiting if self.containers.at_work(name)]
+                look = time.monotonic() + LOOK_AGAIN
+            if waiting and time.monotonic() > until:
+                raise ReleaseError(
+                    self.step,
+                    f"{waiting[0]} has not said within {patience:.0f} s that it rests: look at "
+                    f"'docker logs {waiting[0]}'. To release without its word: docker stop {waiting[0]}",
+                )
+            time.sleep(PAUSE)
 
     def _commit(self, current: Record | None, new: Attempt, spec: Spec, image_id: str) -> Record:
         self._at("commit")
@@ -650,10 +684,14 @@ class Releaser:
         self._time_left(gate, spec)
 
     def _let_go(self, new: Attempt) -> None:
+        """End the hold and the rest: from now on ``current`` says whose workers run."""
         if new.gate:
             new.gate.open()
             new.gate = None
             new.held = time.monotonic() - new.held_since
+        if new.rest:
+            new.rest.open()
+            new.rest = None
 
     def _finish(self, live: Record, old: Record | None, new: Attempt, spec: Spec) -> None:
         """What remains after the commit, here or, if it was cut short, at the next call.

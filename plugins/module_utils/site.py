@@ -112,6 +112,14 @@ class Site:
         """Directory of a release: its record and its socket."""
         return self.run / "releases" / str(number)
 
+    def rest(self, number: int) -> Path:
+        """While it is there and its modification time lies ahead, the workers of a release rest."""
+        return self.release(number) / "rest"
+
+    def rested(self, number: int, worker: str) -> Path:
+        """A worker's answer: it lies there while it rests."""
+        return self.release(number) / f"rested-{worker}"
+
     def generation(self, number: int) -> Path:
         """Directory of a database generation."""
         return self.data / "databases" / str(number)

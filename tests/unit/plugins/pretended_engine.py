@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ class Container:
     image: str
     options: list[str]
     running: bool = False
+    restarting: bool = False
     restart: str = "no"
     restarts: int = 0
 
@@ -52,6 +54,9 @@ class PretendedEngine(Engine):
 
     ``fail_at`` is the number of the call that fails; ``fault`` says how: ``status`` (exit status 1), ``time``
     (EngineError), ``gone`` (EngineError, and so do all calls after it) or ``kill`` (the caller dies).
+
+    Workers look at ``rest`` whenever the Engine is asked for something, but for those in ``restless``; ``rested`` has
+    the ones that rest.
     """
 
     def __init__(self, site: Site) -> None:
@@ -66,6 +71,8 @@ class PretendedEngine(Engine):
         self.guarded: Path | None = None
         self.migration_seconds = 0.1
         self.peak = 1
+        self.restless: set[str] = set()
+        self.rested: list[str] = []
 
     def talk(self, *arguments: str) -> Conversation:
         answer = self.run(arguments)
@@ -98,6 +105,7 @@ class PretendedEngine(Engine):
         return found
 
     def run(self, arguments: Sequence[str], timeout: float = 300) -> Answer:  # noqa: ARG002
+        self._let_workers_look()
         number = len(self.calls)
         self.calls.append(list(arguments))
         if number == self.fail_at:
@@ -112,6 +120,21 @@ class PretendedEngine(Engine):
         name = "_".join(arguments[:2]) if arguments[0] in ("image", "container", "volume") else arguments[0]
         answer: Answer = getattr(self, f"_do_{name}")(list(arguments))
         return answer
+
+    def _let_workers_look(self) -> None:
+        self.rested = []
+        for name, container in self.containers.items():
+            variables = dict(value.split("=", 1) for value in container.value("--env"))
+            if not container.running or "HOSTWRIGHT_WORKER" not in variables or name in self.restless:
+                continue
+            number = int(Path(variables["HOSTWRIGHT_CONFIG"]).stem)
+            answer = self.site.rested(number, variables["HOSTWRIGHT_WORKER"])
+            rest = self.site.rest(number)
+            if rest.exists() and rest.stat().st_mtime > time.time():
+                answer.touch()
+                self.rested.append(name)
+            else:
+                answer.unlink(missing_ok=True)
 
     def _do_image_inspect(self, words: list[str]) -> Answer:
         if words[2] not in self.images:
@@ -136,7 +159,7 @@ class PretendedEngine(Engine):
         if container is None:
             return Answer(1, stderr=f"Error: No such container: {words[2]}")
         state = {
-            "State": {"Running": container.running, "Pid": 1},
+            "State": {"Running": container.running, "Restarting": container.restarting, "Pid": 1},
             "RestartCount": container.restarts,
             "HostConfig": {"RestartPolicy": {"Name": container.restart}},
             "Config": {"Labels": dict(label.split("=", 1) for label in container.value("--label"))},

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from ansible_collections.hostwright.django.plugins.module_utils import containers, release
 from ansible_collections.hostwright.django.plugins.module_utils.commands import Answer
-from ansible_collections.hostwright.django.plugins.module_utils.hold import Gate
+from ansible_collections.hostwright.django.plugins.module_utils.hold import Gate, Maintenance
 from ansible_collections.hostwright.django.plugins.module_utils.migrator import Migrator
 from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser, Rollback
 from ansible_collections.hostwright.django.plugins.module_utils.site import Record, ReleaseError, Site
@@ -476,13 +476,134 @@ def test_workers_and_jobs_belong_to_the_release(world: World) -> None:
     assert not cron.exists()
 
 
-def test_workers_that_were_stopped_run_again_after_a_failure(world: World) -> None:
+MAILER: dict[str, Any] = {"workers": {"mailer": ("send",)}}
+
+
+@pytest.fixture
+def resting(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Which workers rest when, by the Engine's call or the migrator's word."""
+    seen: dict[str, list[str]] = {}
+    run, commit = PretendedEngine.run, Site.commit
+
+    def observed(engine: PretendedEngine, arguments: Sequence[str], timeout: float = 300) -> Answer:
+        answer = run(engine, arguments, timeout)
+        seen[arguments[1] if arguments[0] == "migrator" else arguments[0]] = engine.rested
+        return answer
+
+    def observed_commit(site: Site, record: Record, check: Any) -> None:
+        world.engine.run(["ps"])
+        seen["commit"] = world.engine.rested
+        commit(site, record, check)
+
+    monkeypatch.setattr(PretendedEngine, "run", observed)
+    monkeypatch.setattr(Site, "commit", observed_commit)
+    return seen
+
+
+@pytest.mark.parametrize("version", ["1.1", "2.0"])
+@pytest.mark.parametrize("maintenance", [True, False])
+def test_workers_rest_and_are_not_stopped_until_the_commit(
+    world: World, resting: dict[str, list[str]], version: str, maintenance: bool
+) -> None:
+    world.release("1.0", **MAILER)
+    resting.clear()
+    world.engine.calls.clear()
+    world.release(version, maintenance=maintenance, **MAILER)
+    assert resting["commit"] == ["polls-1-mailer"]
+    assert resting["stop"] == []  # current names another release by then
+    if version == "2.0":
+        assert resting["rehearse"] == []
+        for word in ("guard", "copy", "migrate", "check"):
+            assert resting[word] == ["polls-1-mailer"]
+    assert [call for call in world.engine.calls if call[0] == "stop"] == [
+        ["stop", "-t", "30", "polls-1", "polls-1-mailer"]
+    ]
+    assert not world.site.rest(1).exists()
+    assert {name: container.running for name, container in world.engine.containers.items()} == {
+        "polls-2": True,
+        "polls-2-mailer": True,
+    }
+
+
+def test_workers_go_on_after_a_failure(world: World, resting: dict[str, list[str]]) -> None:
     world.offer("2.4", migrations=("polls.0001_initial", "polls.0002_sudden"))
-    world.release("1.0", workers={"mailer": ("send",)})
+    jobs = {"tidy": Job("5 4 * * *", ("clearsessions",))}
+    world.release("1.0", jobs=jobs, **MAILER)
+    world.engine.containers["polls-1-job-tidy"].running = True
     before = world.picture()
-    world.fails("2.4", workers={"mailer": ("send",)})
-    assert ["stop", "-t", "30", "polls-1-mailer"] in world.engine.calls
+    resting.clear()
+    world.fails("2.4", jobs=jobs, **MAILER)
+    assert resting["migrate"] == ["polls-1-mailer"]
+    assert [call for call in world.engine.calls if call[0] == "stop"] == [["stop", "-t", "30", "polls-1-job-tidy"]]
+    world.engine.run(["ps"])
     assert world.picture() == before
+
+
+def test_a_rest_outlasts_all_that_it_is_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.release("1.0", stop_timeout=70, **MAILER)
+    lengths: list[float] = []
+    shut = Gate.shut
+
+    def observed(gate: Gate, seconds: float) -> None:
+        lengths.append(seconds)
+        shut(gate, seconds)
+
+    monkeypatch.setattr(Gate, "shut", observed)
+    world.release("1.1", hold_seconds=20, **MAILER)
+    assert lengths == [70 + 10 + 20 + 1]  # the old release's stop_timeout: its worker goes by that
+
+
+def test_a_worker_that_goes_on_working_keeps_the_release_from_being_committed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ansible_collections.hostwright.django.plugins.module_utils.release.REST_ROOM", 0.1)
+    world.release("1.0", stop_timeout=0, **MAILER)
+    world.engine.restless = {"polls-1-mailer"}
+    before = world.picture()
+    # A word that a worker has left when it was killed is not believed.
+    world.site.rested(1, "mailer").touch()
+    error = world.fails("2.0", **MAILER)
+    assert error.step == "let the workers of the old release rest"
+    assert "polls-1-mailer has not said within 0 s that it rests" in str(error)
+    assert "docker stop polls-1-mailer" in str(error)
+    assert ["migrator", "guard"] not in [call[:2] for call in world.engine.calls]
+    assert world.picture() == before
+
+
+@pytest.mark.parametrize("state", ["running", "restarting"])
+def test_a_worker_without_a_process_rests(world: World, state: str) -> None:
+    world.release("1.0", **MAILER)
+    world.engine.restless = {"polls-1-mailer"}
+    setattr(world.engine.containers["polls-1-mailer"], state, state == "restarting")
+    world.release("2.0")
+    world.assert_consistent(world.spec("2.0"))
+
+
+@pytest.mark.parametrize("moment", ["guard", "migrate"])
+def test_workers_are_not_forgotten_when_the_caller_dies(
+    world: World, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    world.release("1.0", **MAILER)
+
+    def die(*_: Any) -> dict[str, Any]:
+        raise Killed
+
+    with monkeypatch.context() as dead:
+        dead.setattr(PretendedEngine, f"_word_{moment}", die)
+        dead.setattr(Releaser, "_undo", lambda *_: None)  # the dead undo nothing
+        dead.setattr(Maintenance, "_go_on", lambda *_: None)  # and renew nothing
+        with pytest.raises(ReleaseError):
+            world.release("2.0", **MAILER)
+    assert world.engine.rested == ["polls-1-mailer"]
+    worker = world.engine.containers["polls-1-mailer"]
+    assert (worker.running, worker.restart) == (True, "always")
+    # Its rest is over at the deadline, or when the next call tidies up.
+    os.utime(world.site.rest(1), (0, 0))
+    world.engine.run(["ps"])
+    assert world.engine.rested == []
+    world.fails("9.9", **MAILER)
+    assert not world.site.rest(1).exists()
+    assert worker.running
 
 
 def test_commands_before_and_after_a_release(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

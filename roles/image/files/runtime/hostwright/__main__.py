@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("serve", help="run the WSGI server on the release's socket, once current names the release")
 
-    verb = verbs.add_parser("work", help="run a management command that does not end, once current names the release")
+    verb = verbs.add_parser("work", help="run a management command while current names the release")
     verb.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="and its arguments")
 
     verb = verbs.add_parser("develop", help="migrate, then run Django's development server")

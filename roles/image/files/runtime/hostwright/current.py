@@ -37,6 +37,13 @@ def named(release: Configuration) -> str | None:
         return None
 
 
+def reason(release: Configuration) -> str:
+    """Say why this release, which ``current`` does not name, waits."""
+    live = named(release)
+    why = f"current names release {live}" if live else "no release has been committed yet"
+    return f"release {number()} waits: {why}"
+
+
 def wait(release: Configuration, may_start: bool) -> None:
     """Return as soon as this release may run: when ``current`` names it.
 
@@ -52,9 +59,7 @@ def wait(release: Configuration, may_start: bool) -> None:
     own = number()
     if named(release) == own or (may_start and _takes(release.require_socket().with_name("go"))):
         return
-    live = named(release)
-    reason = f"current names release {live}" if live else "no release has been committed yet"
-    print(f"hostwright: release {own} waits: {reason}.", flush=True)
+    print(f"hostwright: {reason(release)}.", flush=True)
     while named(release) != own:
         time.sleep(_PAUSE)
 

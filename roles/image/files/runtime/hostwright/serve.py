@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from hostwright import configuration, current, sqlite
+from hostwright import configuration, current, sqlite, worker
 from hostwright.configuration import Configuration
 from hostwright.errors import BusyError, ConfigurationError
 
@@ -28,10 +28,11 @@ def serve() -> NoReturn:
 
 
 def work(words: Sequence[str]) -> NoReturn:
-    """Wait until ``current`` names this release, then run a management command and end with its exit status.
+    """Run a management command of the release that ``current`` names: as its worker, or once, as a job.
 
-    The command is a child: the first process of a container ignores SIGTERM unless it has a handler, and few commands
-    have one.
+    ``HOSTWRIGHT_WORKER`` in the environment names the worker. It is no option, so that an older image's runtime, which
+    does not know it, runs the command all the same. A job's command is a child: the first process of a container
+    ignores SIGTERM unless it has a handler, and few commands have one.
 
     Args:
         words: the command and its arguments, as ``manage.py`` gets them.
@@ -41,7 +42,11 @@ def work(words: Sequence[str]) -> NoReturn:
     """
     if not words:
         raise ConfigurationError("work: which management command? For example: work process_tasks --queue mail.")
-    current.wait(configuration.require(), may_start=False)
+    release = configuration.require()
+    name = os.environ.get("HOSTWRIGHT_WORKER")
+    if name:
+        worker.Worker(release, name, words).run()
+    current.wait(release, may_start=False)
     child = os.posix_spawn(sys.executable, [sys.executable, "manage.py", *words], os.environ)
     signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
     ended, status = os.wait()
