@@ -246,9 +246,11 @@ class ReleaseBench:
                 time.sleep(1)
             time.sleep(3)
         now = site.look(*hashes, ids=True)
+        tally = ledger.compare(traffic.acknowledged, now["present"])
+        say(f"so far: {len(traffic.failed)} of {len(traffic.requests)} requests failed; ids: {tally}; holds: {holds}")
         return Series(
             traffic,
-            ledger.compare(traffic.acknowledged, now["present"]),
+            tally,
             holds,
             len(hashes),
             tuple(number for number, was in hashes.items() if now["generations"][str(number)]["hash"] != was),
