@@ -31,8 +31,9 @@ UPLOADS = 0.01
 UPLOAD_BYTES = 100_000
 UPLOAD_SECONDS = (2.0, 5.0)
 UPLOAD_PIECES = 40
-# Share of the requests that take a connection which is open already, if one is.
+# Share of the requests that take a connection which is open already, if one is, and how many are kept open.
 KEPT = 0.5
+POOL = 100
 # Most connections at a time, and most requests of a run.
 CONNECTIONS = 6000
 REQUESTS = 1_000_000
@@ -162,7 +163,7 @@ class Load:
                     connection.writer.close()
                     raise
             request.end = time.time()
-            if keep:
+            if keep and len(self._kept) < POOL:
                 self._kept.append(connection)
             else:
                 connection.writer.close()

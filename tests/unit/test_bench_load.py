@@ -45,6 +45,29 @@ async def sent_to(answer: str, seconds: float = 1.0, rate: float = 20.0) -> list
     return running.requests
 
 
+def test_connections_are_kept_but_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(load, "POOL", 3)
+    plain = asyncio.open_connection
+
+    async def counted(*arguments: object, **options: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await plain(*arguments, **options)  # type: ignore[arg-type]
+        opened.append(writer)
+        return reader, writer
+
+    async def run() -> int:
+        task = asyncio.create_task(sent_to(OK, 2.0, 100.0))
+        await asyncio.sleep(1.9)
+        still = sum(not writer.is_closing() for writer in opened)
+        await task
+        return still
+
+    monkeypatch.setattr(asyncio, "open_connection", counted)
+    still = asyncio.run(run())
+    assert 50 < len(opened) < 180  # of 200 requests
+    assert still <= 3 + 5  # the pool, and what is under way
+
+
 def test_answers_are_counted() -> None:
     requests = asyncio.run(sent_to(OK))
     assert len(requests) == 20
