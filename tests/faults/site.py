@@ -145,7 +145,7 @@ class Site:
 
     @classmethod
     def of_environment(cls, name: str = NAME) -> Site:
-        """The site, or another one, on the host that molecule/faults/pytest.yml tells of."""
+        """The site, or another one, on the host that molecule/faults/tasks/pytest.yml tells of."""
         told = {name: os.environ[f"FAULTS_{name}"] for name in ("CONTAINER", "URL", "INVENTORIES", "DIRECTORY")}
         return cls(told["CONTAINER"], told["URL"], told["INVENTORIES"].split(":"), Path(told["DIRECTORY"]), name)
 
