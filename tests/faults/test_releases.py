@@ -134,13 +134,16 @@ FILL = """\
 import sys, time
 progress, step, path = sys.argv[1:]
 print("ready", flush=True)
-while True:
+limit = time.monotonic() + 60
+while time.monotonic() < limit:
     try:
         if open(progress).read().strip() == step:
             break
     except OSError:
         pass
     time.sleep(0.001)
+else:
+    sys.exit()
 with open(path, "wb", buffering=0) as file:
     try:
         while file.write(bytes(4096)):
@@ -155,7 +158,7 @@ def small(site: Site) -> Iterator[Site]:
     """Another site, whose database has a small disk of its own."""
     data = f"{ROOT}/data/small"
     site.on_host("mkdir", "--parents", data)
-    site.on_host("mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", data)
+    site.on_host("mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", data)
     yield Site.of_environment("small")
     site.on_host(
         "sh", "-c",
@@ -171,7 +174,7 @@ def test_a_disk_that_is_full_when_the_database_is_copied(site: Site, small: Site
     for record, name in zip(records, (newer, older), strict=False):
         site.on_host("docker", "tag", record["image"], name)
     assert small.module(image=older).status == 0
-    small.on_host("docker", "exec", "small-1", "python3", "manage.py", "fill", "2")
+    small.on_host("docker", "exec", "small-1", "python3", "manage.py", "fill", "1")
     before, state = small.look(), small.state()
     filler = subprocess.Popen(
         ["docker", "exec", site.container, "python3", "-c", FILL, f"{ROOT}/config/small/progress",
