@@ -416,6 +416,8 @@ def run_load(request: dict[str, Any], staging: str) -> None:
             said = loading.communicate(timeout=LOAD_SECONDS)[0].decode(errors="replace").strip()
         except BaseException as error:
             loading.kill()
+            with suppress(BrokenPipeError):  # what was not written yet has no reader any more
+                loading.stdin.close()
             if isinstance(error, subprocess.TimeoutExpired):
                 raise LoadError("'docker load' did not end") from error
             raise

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from unittest.mock import MagicMock
 
 import pytest
@@ -276,6 +276,24 @@ def test_a_piece_that_rots_in_the_spool_is_sent_again(host: Host, arguments: dic
         path.write_bytes(content)
     push(host, arguments)
     assert (host.names, host.spooled, host.is_tidy()) == ({IMAGE: 3}, 0, True)
+
+
+def test_an_engine_that_has_gone_does_not_hide_the_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\nexec <&-\nsleep 0.2\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(push_host, "SPOOL", tmp_path)
+    write = push_host.write_archive
+
+    def late(out: IO[bytes], request: dict[str, Any], staging: str) -> None:
+        time.sleep(0.1)  # the reader has closed its end, and what is written waits in a buffer
+        write(out, request, staging)
+
+    monkeypatch.setattr(push_host, "write_archive", late)
+    sent = {"a" * 64: {"size": 10, "pieces": [("missing.zst", 5)]}}
+    with pytest.raises(push_host.LoadError, match="is damaged"):
+        push_host.run_load({"config": "{}", "manifest": "{}", "sent": sent, "layers": ["a" * 64]}, "staging:1")
 
 
 def test_a_piece_that_is_damaged_on_the_control_node(host: Host, site: Site, arguments: dict[str, Any]) -> None:
