@@ -360,7 +360,8 @@ class Releaser:
         self.containers.remove(*sorted(left, key=lambda name: (name == helper, name)))
         for gate in (self.site.hold, self.site.maintenance):
             gate.unlink(missing_ok=True)
-        self.site.rest(live).unlink(missing_ok=True)
+        for number in records:
+            self.site.forget_rest(number)
         remove_tree(self.site.data / "databases" / REHEARSAL)
         kept = {number: record for number, record in records.items() if number <= live}
         for number in self.site.traces() - set(kept):
@@ -704,6 +705,7 @@ class Releaser:
             self._drain(old, self._nginx(), spec)
             self.containers.stop([name for name in names if self.containers.running(name)], spec.stop_timeout)
             self.containers.remove(*names)
+            self.site.forget_rest(old.release)
         new.close()
         self._schedule(spec)
         self._forget(live, spec)

@@ -120,6 +120,12 @@ class Site:
         """A worker's answer: it lies there while it rests."""
         return self.release(number) / f"rested-{worker}"
 
+    def forget_rest(self, number: int) -> None:
+        """Remove the sign and the answers, also of workers that were killed."""
+        self.rest(number).unlink(missing_ok=True)
+        for path in self.release(number).glob("rested-*"):
+            path.unlink(missing_ok=True)
+
     def generation(self, number: int) -> Path:
         """Directory of a database generation."""
         return self.data / "databases" / str(number)

@@ -270,7 +270,7 @@ class Site:
         assert left["run"] == ["current", "releases"]
         assert set(left["releases"]) == set(left["records"])
         files = {name for names in left["releases"].values() for name in names}
-        assert files == {"app.sock", "release.json", "static"}
+        assert files == {"app.sock", "release.json", "static"}, files
         assert left["data"] == ["databases"]
         generations = {str(record["generation"]) for record in left["records"].values()}
         assert set(left["generations"]) == generations

@@ -27,7 +27,7 @@ STEPS = {
     "rehearse the migrations on a copy of the database": 0.3,
     "start the new release": 0.5,
     "wait until the new release has loaded": 0.4,
-    "stop the workers of the old release": 0.3,
+    "let the workers of the old release rest": 0.3,
     "hold requests": 0.001,
     "drain the old release": 0.005,
     "guard the old database": 0.01,

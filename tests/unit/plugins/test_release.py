@@ -907,6 +907,17 @@ def test_leftovers_of_an_unfinished_release_are_swept(world: World) -> None:
     assert world.picture() == before
 
 
+def test_the_rest_of_a_release_that_was_killed_after_its_commit_is_swept(world: World) -> None:
+    world.release("1.0")
+    world.release("1.1")
+    before = world.picture()
+    for number in (1, 2):
+        world.site.rest(number).touch()
+        world.site.rested(number, "mailer").touch()
+    world.release("1.1")
+    assert world.picture() == before
+
+
 def test_a_record_that_was_written_but_not_committed_is_swept(world: World) -> None:
     world.release("1.0")
     record = world.site.current_record()
