@@ -2,7 +2,8 @@
 
 HOSTWRIGHT_KILLS=full kills in every step in every way, for hours; without it a few moments are tried, the worst ones
 among them.
-HOSTWRIGHT_SEED repeats the moments of a run.
+HOSTWRIGHT_SEED repeats the moments of a run. The few are the same every time unless it is set, so that a failure is a
+change's fault and not the dice's.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ HOLD = 12.0  # seconds that requests may wait for a release that has died, and s
 # Seconds after which the site has to serve again where requests may fail. The death of a release's process fails none.
 OUTAGE = {"ansible": 0.0, "module": 0.0, "engine": 70.0, "host": 70.0, "restart": 70.0}
 FULL = os.environ.get("HOSTWRIGHT_KILLS") == "full"
-SEED = int(os.environ.get("HOSTWRIGHT_SEED") or time.time())
+SEED = int(os.environ.get("HOSTWRIGHT_SEED") or (time.time() if FULL else 1795402775))
 
 # On the host: wait for a step of the release (`renamed`: for the rename of `current`), then a while, then kill. The
 # release's process is the one that has the site's lock. Before the host itself is killed it is stopped, to stay there.
