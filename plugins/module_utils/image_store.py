@@ -374,9 +374,9 @@ def _parts(head: bytes, rest: IO[bytes], name: str) -> Iterator[bytes]:
     """A layer's uncompressed content in parts of ``PIECE`` bytes."""
     if head.startswith(ZSTD):
         raise StoreError(f"{name} is compressed with zstd, which is not supported: build on a base that is not")
-    whole: IO[bytes] = _Joined(head, rest)  # type: ignore[assignment]
+    whole: _Joined | gzip.GzipFile = _Joined(head, rest)
     if head.startswith(GZIP):
-        whole = gzip.GzipFile(fileobj=whole)  # type: ignore[assignment]
+        whole = gzip.GzipFile(fileobj=whole)  # type: ignore[arg-type]  # it only reads, and asks for no more
     while part := whole.read(PIECE):
         yield part
 

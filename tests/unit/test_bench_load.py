@@ -51,6 +51,7 @@ def test_connections_are_kept_but_not_all(monkeypatch: pytest.MonkeyPatch) -> No
     plain = asyncio.open_connection
 
     async def counted(*arguments: object, **options: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        # Whatever the load passes is passed on.
         reader, writer = await plain(*arguments, **options)  # type: ignore[arg-type]
         opened.append(writer)
         return reader, writer

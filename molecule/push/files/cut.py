@@ -49,6 +49,7 @@ def serve() -> None:
                 threading.Thread(target=forward, args=pair, daemon=True).start()
 
 
+# The host's key is known under its own port and not under this process's, which forwards to 127.0.0.1.
 here = {
     "ansible_port": listener.getsockname()[1],
     "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",

@@ -400,6 +400,7 @@ def test_what_a_killed_push_left_goes(host: Host, site: Site, arguments: dict[st
 def test_a_connection_that_needs_files(host: Host, arguments: dict[str, Any], tmp_path: Path) -> None:
     action = Push(host, arguments)
     run = host.run
+    # A method is replaced, on this one object.
     host.run = lambda command, data: run(command, data or (tmp_path / "request").read_bytes())  # type: ignore[method-assign]
     action._connection.has_pipelining = False
     action._connection._shell.join_path = lambda *parts: "/".join(parts)
