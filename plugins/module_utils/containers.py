@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -146,15 +145,15 @@ class Containers:
             ReleaseError: there is one.
         """
         needed = [self.web(number), self.helper, *(self.worker(number, name) for name in spec.workers)]
-        for name in [*needed, *(self.job(number, name) for name in spec.jobs)]:
-            found = self.engine.container(name)
-            if found and not self._ours(found):
+        needed += [self.job(number, name) for name in spec.jobs]
+        for name, found in self.engine.several("container", needed).items():
+            if not self._ours(found):
                 raise ReleaseError(
                     step, f"there is a container {name} on the host, which is not of this site: rename it or the site"
                 )
-        for name, (directory, _, _) in self.site.volumes.items():
-            done = self.engine.run(["volume", "inspect", "--format", "{{json .Options}}", name])
-            if done.status == 0 and (json.loads(done.stdout) or {}).get("device") != str(directory):
+        for name, found in self.engine.several("volume", list(self.site.volumes)).items():
+            directory, _, _ = self.site.volumes[name]
+            if (found["Options"] or {}).get("device") != str(directory):
                 raise ReleaseError(
                     step,
                     f"the Docker volume {name} exists already and is not bound to {directory}: it is not of this site; "

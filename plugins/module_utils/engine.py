@@ -94,6 +94,13 @@ class Engine:
         """The container of that name as ``docker inspect`` shows it, or None where there is none."""
         return self._inspect("container", name)
 
+    def several(self, kind: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Those of some containers or volumes that are there, by name, as ``docker inspect`` shows them."""
+        done = self.run([kind, "inspect", *names])
+        if done.status != 0 and any("no such" not in line.lower() for line in done.stderr.splitlines()):
+            raise EngineError(f"cannot ask the Docker Engine about the {kind}s {', '.join(names)}: {done.said}")
+        return {found["Name"].lstrip("/"): found for found in json.loads(done.stdout)}
+
     @property
     def data_root(self) -> Path | None:
         """Where the Engine keeps images; None if not as the classic store with overlay2 does."""

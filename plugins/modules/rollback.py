@@ -10,7 +10,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
-from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser, Rollback
+from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser
+from ansible_collections.hostwright.django.plugins.module_utils.rollback import Rollback
 from ansible_collections.hostwright.django.plugins.module_utils.site import ReleaseError, Site
 
 DOCUMENTATION = r"""

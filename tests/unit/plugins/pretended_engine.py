@@ -155,21 +155,29 @@ class PretendedEngine(Engine):
         return Answer(0)
 
     def _do_container_inspect(self, words: list[str]) -> Answer:
-        container = self.containers.get(words[2])
-        if container is None:
-            return Answer(1, stderr=f"Error: No such container: {words[2]}")
-        state = {
-            "State": {"Running": container.running, "Restarting": container.restarting, "Pid": 1},
-            "RestartCount": container.restarts,
-            "HostConfig": {"RestartPolicy": {"Name": container.restart}},
-            "Config": {"Labels": dict(label.split("=", 1) for label in container.value("--label"))},
-        }
-        return Answer(0, json.dumps([state]))
+        found = {name: self.containers[name] for name in words[2:] if name in self.containers}
+        states = [
+            {
+                "Name": f"/{name}",
+                "State": {"Running": container.running, "Restarting": container.restarting, "Pid": 1},
+                "RestartCount": container.restarts,
+                "HostConfig": {"RestartPolicy": {"Name": container.restart}},
+                "Config": {"Labels": dict(label.split("=", 1) for label in container.value("--label"))},
+            }
+            for name, container in found.items()
+        ]
+        return self._inspected("container", words[2:], states, set(found))
 
     def _do_volume_inspect(self, words: list[str]) -> Answer:
-        if words[-1] not in self.volumes:
-            return Answer(1, stderr="Error: No such volume")
-        return Answer(0, json.dumps(self.volumes[words[-1]]))
+        found = {name: self.volumes[name] for name in words[2:] if name in self.volumes}
+        states = [{"Name": name, "Options": options} for name, options in found.items()]
+        return self._inspected("volume", words[2:], states, set(found))
+
+    @staticmethod
+    def _inspected(kind: str, names: list[str], states: list[dict[str, Any]], found: set[str]) -> Answer:
+        """Docker shows those that are there, and complains of the others."""
+        missing = [f"Error: No such {kind}: {name}" for name in names if name not in found]
+        return Answer(1 if missing else 0, json.dumps(states), "\n".join(missing))
 
     def _do_ps(self, words: list[str]) -> Answer:
         wanted = {words[i + 1].removeprefix("label=") for i, word in enumerate(words) if word == "--filter"}

@@ -19,7 +19,8 @@ from ansible_collections.hostwright.django.plugins.module_utils import container
 from ansible_collections.hostwright.django.plugins.module_utils.commands import Answer
 from ansible_collections.hostwright.django.plugins.module_utils.hold import Gate, Maintenance
 from ansible_collections.hostwright.django.plugins.module_utils.migrator import Migrator
-from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser, Rollback
+from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser
+from ansible_collections.hostwright.django.plugins.module_utils.rollback import Rollback
 from ansible_collections.hostwright.django.plugins.module_utils.site import Record, ReleaseError, Site
 from ansible_collections.hostwright.django.plugins.module_utils.spec import Job, Limits, Spec
 from ansible_collections.hostwright.django.plugins.modules import release as module

@@ -1,0 +1,95 @@
+"""Waiting for a release: until it has loaded, until it serves, until the workers of the one before rest."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+
+from ansible_collections.hostwright.django.plugins.module_utils import probe
+from ansible_collections.hostwright.django.plugins.module_utils.containers import Containers
+from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine
+from ansible_collections.hostwright.django.plugins.module_utils.migrator import LOG_LINES, tail
+from ansible_collections.hostwright.django.plugins.module_utils.progress import Progress
+from ansible_collections.hostwright.django.plugins.module_utils.site import ReleaseError, Site
+from ansible_collections.hostwright.django.plugins.module_utils.spec import Spec
+
+PAUSE = 0.02
+LOOK_AGAIN = 1.0  # seconds between two looks at a container that does not answer yet
+
+
+class Readiness:
+    """Asks a site's releases whether they can serve."""
+
+    def __init__(self, site: Site, engine: Engine, containers: Containers, progress: Progress, ask: probe.Ask) -> None:
+        self._site = site
+        self._engine = engine
+        self._containers = containers
+        self._progress = progress
+        self._ask = ask
+
+    def _page(self, number: int, spec: Spec, url: str, until: float) -> probe.Reply:
+        socket = self._site.release(number) / "app.sock"
+        host = probe.host_header(spec.configuration["allowed_hosts"])
+        return self._ask(socket, host, spec.configuration["scheme"], url, max(until - time.monotonic(), 0.1))
+
+    def wait_loaded(self, number: int, spec: Spec, until: float) -> None:
+        """Wait until a release answers at all; it has no database yet."""
+        self._wait(number, spec, probe.READY_PATH, until, lambda reply: reply.status > 0)
+
+    def wait_ready(self, number: int, spec: Spec, until: float, patience: float = float("inf")) -> None:
+        """Wait until a release answers as the site through its own socket.
+
+        Args:
+            number: the release's.
+            spec: says host, scheme and page.
+            until: a moment of the monotonic clock.
+            patience: seconds for the page to come right once the release says that it can serve.
+        """
+        self._wait(number, spec, probe.READY_PATH, until, lambda reply: reply.ready)
+        until = min(until, time.monotonic() + patience)
+        self._wait(number, spec, spec.configuration["health_path"], until, lambda reply: reply.healthy)
+
+    def _wait(self, number: int, spec: Spec, url: str, until: float, good: Callable[[probe.Reply], bool]) -> None:
+        """Ask for a page until the answer is good.
+
+        Raises:
+            ReleaseError: the container ended or the time is over; with the last answer and the end of its log.
+        """
+        container = self._containers.web(number)
+        start = looked = time.monotonic()
+        while not good(reply := self._page(number, spec, url, until)):
+            now = time.monotonic()
+            due = now > min(looked + LOOK_AGAIN, until)
+            if due and self._containers.ended(container):
+                reason = f"{container} ended while it started"
+            elif now > until:
+                waited = max(until - start, 0)
+                reason = f"{container} was not ready within {waited:.0f} s; GET {url} answered {_short(reply)}"
+            else:
+                looked = now if due else looked
+                time.sleep(PAUSE)
+                continue
+            log = self._engine.run(["logs", "--tail", str(LOG_LINES), container]).said
+            raise ReleaseError(self._progress.step, reason, tail(log))
+
+    def wait_rested(self, number: int, workers: Mapping[str, str], patience: float) -> None:
+        """Wait until each worker says that it rests, or has no process; workers by their containers' names."""
+        until = time.monotonic() + patience
+        look = 0.0
+        waiting = list(workers)
+        while waiting := [name for name in waiting if not self._site.rested(number, workers[name]).exists()]:
+            if time.monotonic() >= look:
+                waiting = [name for name in waiting if self._containers.at_work(name)]
+                look = time.monotonic() + LOOK_AGAIN
+            if waiting and time.monotonic() > until:
+                raise ReleaseError(
+                    self._progress.step,
+                    f"{waiting[0]} has not said within {patience:.0f} s that it rests: look at "
+                    f"'docker logs {waiting[0]}'. To release without its word: docker stop {waiting[0]}",
+                )
+            time.sleep(PAUSE)
+
+
+def _short(reply: probe.Reply) -> str:
+    return f"{reply.status or 'none'}, {json.dumps(reply.text, ensure_ascii=False)}"
