@@ -206,14 +206,11 @@ def build(parameters: dict[str, Any]) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="hostwright-build-") as directory:
         shutil.unpack_archive(parameters["context"], directory, "tar")
+        with (Path(directory) / "Dockerfile").open("a") as dockerfile:
+            dockerfile.write(f"\n{label(parameters)}\n")
         command = ["docker", "build", "--network", "host", "--tag", parameters["reference"]]
         for name, base in bases_of(parameters).items():
             command += ["--build-arg", f"{name}={base.tag if isinstance(base, Base) else base}"]
-        labels = {"hostwright": "image", DIGEST_LABEL: parameters["digest"], **parameters["labels"]}
-        if parameters["source_digest"]:
-            labels[SOURCE_LABEL] = parameters["source_digest"]
-        for name, value in labels.items():
-            command += ["--label", f"{name}={value}"]
         environment = {**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "BUILDKIT_PROGRESS": "plain"}
         done = subprocess.run(
             [*command, directory],
@@ -226,6 +223,21 @@ def build(parameters: dict[str, Any]) -> None:
         if done.returncode != 0:
             tail = "\n".join(said(done.stdout.decode(errors="replace"))[-20:])
             raise EngineError(f"{parameters['reference']} was not built; the end of what the build printed:\n{tail}")
+
+
+def label(parameters: dict[str, Any]) -> str:
+    """The instruction that labels the image: one for all labels, as each is a step of 55 ms to the classic builder."""
+    labels = {"hostwright": "image", DIGEST_LABEL: parameters["digest"], **parameters["labels"]}
+    if parameters["source_digest"]:
+        labels[SOURCE_LABEL] = parameters["source_digest"]
+    return "LABEL " + " ".join(f"{name}={_quoted(value)}" for name, value in labels.items())
+
+
+def _quoted(value: str) -> str:
+    """A word of a Dockerfile, in which nothing is special; it has no way to say a line break."""
+    if "\n" in value:
+        raise EngineError(f"an image's label cannot hold a line break: {value!r}")
+    return '"' + re.sub(r'([\\"$])', r"\\\1", value) + '"'
 
 
 def said(output: str) -> list[str]:

@@ -36,13 +36,17 @@ def test_layers_come_from_the_rarest_change_to_the_most_frequent(role: Role) -> 
         "COPY --from=requirements",
         "COPY --from=server",
         "COPY runtime/",
+        'USER 10001:10001\nCMD ["serve"]',
         "COPY --from=static /static/vendor",
         "COPY source/ /app/\nCOPY --from=static /static/site",
-        'CMD ["serve"]',
-        "USER 10001:10001",
     ]
     assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
-    assert text.rstrip().endswith("USER 10001:10001")
+
+
+def test_no_image_runs_as_root(role: Role) -> None:
+    for target in ("production", "development"):
+        stage = final_stage(dockerfile(role, image_target=target))
+        assert [line for line in stage.splitlines() if line.startswith("USER ")] == ["USER 10001:10001"]
 
 
 def test_every_stage_is_labelled(role: Role) -> None:
