@@ -184,6 +184,7 @@ class Containers:
     def _hardened(self, spec: Spec) -> list[str]:
         limits = spec.limits
         return [
+            "--init",  # a first process has no default handlers: a SIGTERM before Python has set its own would be lost
             "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
             "--memory", limits.memory, "--memory-swap", limits.memory, "--cpus", str(limits.cpus),
             "--pids-limit", str(limits.pids), "--tmpfs", f"{TMP}:rw,nosuid,nodev,noexec,size={limits.tmp},mode=1777",

@@ -78,9 +78,13 @@ class Conversation:
         self._errors.seek(0)
         return self._errors.read().decode(errors="replace")
 
-    def close(self, patience: float = 10) -> None:
-        """End its input, which ends the program; whatever is left after ``patience`` seconds is killed."""
+    def end(self) -> None:
+        """End its input, which ends the program, and wait for nothing."""
         self._out.close()
+
+    def close(self, patience: float = 10) -> None:
+        """End the program; whatever is left after ``patience`` seconds is killed."""
+        self.end()
         try:
             self._process.wait(patience)
         except subprocess.TimeoutExpired:

@@ -77,6 +77,10 @@ class Migrator:
             with suppress(MigratorError):  # it has ended, and its guard with it
                 self._ask("release", GRACE)
 
+    def dismiss(self) -> None:
+        """Let the migrator end while something else goes on; it guards nothing."""
+        self._conversation.end()
+
     def close(self) -> None:
         """Drop the guard, if any, and end the migrator."""
         self.release()

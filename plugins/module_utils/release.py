@@ -381,6 +381,8 @@ class Releaser:
 
     def _replace(self, current: Record, new: Attempt, spec: Spec) -> None:
         """The same generation: the new release beside the old one. No request waits."""
+        if new.migrator:
+            new.migrator.dismiss()
         self._start(new, spec)
         self.progress.at("wait until the new release is ready")
         self._readiness.wait_ready(new.number, spec, time.monotonic() + spec.health_timeout)

@@ -341,6 +341,9 @@ class PretendedMigrator(Conversation):
     def errors(self) -> str:
         return self.started.stderr
 
+    def end(self) -> None:
+        self.engine.containers.pop(self.name, None)
+
     def close(self, patience: float = 10) -> None:  # noqa: ARG002
         self.engine.guarded = None
         self.engine.containers.pop(self.name, None)

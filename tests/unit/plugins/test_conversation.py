@@ -104,3 +104,10 @@ def test_the_migrator_s_words() -> None:
 def test_a_missing_docker_is_explained(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="cannot run"):
         Engine(str(tmp_path / "docker")).talk("run")
+
+
+def test_a_program_that_is_let_go_ends_while_something_else_goes_on() -> None:
+    conversation = talk(ECHO)
+    conversation.end()
+    assert conversation._process.wait(5) == 0  # nobody has asked it to
+    conversation.close()

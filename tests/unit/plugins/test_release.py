@@ -210,7 +210,7 @@ def test_code_only_never_stops_the_old_release_before_the_commit(world: World, m
 
     monkeypatch.setattr(Site, "commit", observed)
     outcome = world.release("1.1")
-    assert running_at_commit == ["polls-1", "polls-release", "polls-2"]
+    assert running_at_commit == ["polls-1", "polls-2"]
     assert (outcome.action, outcome.release, outcome.migrations, outcome.held) == ("released", 2, (), 0)
     assert outcome.previous
     assert outcome.previous.release == 1
@@ -687,6 +687,7 @@ def test_the_container_is_hardened(world: World) -> None:
     line = " ".join(container.options)
     for option in (
         "--read-only",
+        "--init",
         "--cap-drop ALL",
         "--security-opt no-new-privileges",
         "--memory 99m",

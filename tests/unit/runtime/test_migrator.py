@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -474,6 +475,22 @@ def test_what_the_project_prints_goes_to_standard_error(release: Release, old: P
     # The last line has been waiting in a buffer for the end of the process.
     for text in ("settings", "raw settings", "migration", "raw migration", "from a shell", "0004_four... OK"):
         assert f"{text}\n" in migrator.said
+
+
+def test_a_project_that_does_not_come_to_an_end_of_its_import_says_where_it_is(release: Release) -> None:
+    release.settings("import time\ntime.sleep(60)")
+    script = "from hostwright import migrator; migrator._LONG = 0.5; migrator.migrator()"
+    process = subprocess.Popen(
+        [release.python, "-c", script], cwd=release.project, env=release.environment(), stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        assert any(re.search(r'settings.py", line \d+ in <module>', line) for line in lines)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_log_that_nobody_reads_stops_nothing(release: Release, old: Path) -> None:

@@ -25,6 +25,7 @@ names this release, for the old one may still have a writer.
 """
 
 import contextlib
+import faulthandler
 import functools
 import json
 import os
@@ -44,6 +45,7 @@ from hostwright.errors import HostwrightError
 
 _PAUSE = 0.02
 _PATIENCE = 10.0
+_LONG = 60.0  # seconds for the project to load, after which it is asked where it is
 """Seconds for what takes milliseconds, where the committer sets no limit."""
 
 
@@ -124,8 +126,10 @@ def migrator() -> None:
     # The first process of a container has no default handlers. An interrupt is for the committer to decide about.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    faulthandler.dump_traceback_later(_LONG)  # the committer's patience has an end too, and shows what was said
     found = preflight.preflight(pending=True)
     _get_ready()
+    faulthandler.cancel_dump_traceback_later()
     signal.signal(signal.SIGTERM, _terminate)
     _Migrator(release, words, answers).run(found)
 
