@@ -56,11 +56,13 @@ OUTAGE = {"ansible": 0.0, "module": 0.0, "engine": 70.0, "host": 70.0, "restart"
 FULL = os.environ.get("HOSTWRIGHT_KILLS") == "full"
 SEED = int(os.environ.get("HOSTWRIGHT_SEED") or (time.time() if FULL else 1795402775))
 
-# On the host: wait for a step of the release (`renamed`: for the rename of `current`), then a while, then kill. The
-# release's process is the one that has the site's lock. Before the host itself is killed it is stopped, to stay there.
+# On the host: wait for a step of the release (`renamed`: for the rename of `current`), then a while, then kill. A step
+# that lasts less than a look may be missed: the one after it will do. The release's process is the one that has the
+# site's lock. Before the host itself is killed it is stopped, to stay there.
 KILL = """\
 import os, signal, subprocess, sys, time
-site, root, step, way, delay = sys.argv[1:]
+site, root, step, way, delay, *steps = sys.argv[1:]
+awaited = steps[steps.index(step):]
 progress, lock = f"{root}/config/{site}/progress", f"{root}/config/{site}/lock"
 current = f"{root}/web/{site}/run/current"
 def now():
@@ -76,7 +78,7 @@ def holder():
 old = os.readlink(current)
 limit = time.monotonic() + 60
 print("ready", flush=True)
-while os.readlink(current) == old if step == "renamed" else now() != step:
+while os.readlink(current) == old if step == "renamed" else now() not in awaited:
     if time.monotonic() > limit:
         sys.exit(f"never came to {step}")
     time.sleep(0.0003)
@@ -134,7 +136,8 @@ def test_a_kill(site: Site, traffic: Traffic, kill: Kill) -> None:
     old = site.record
     begin = time.time()
     watcher = subprocess.Popen(
-        ["docker", "exec", site.container, "python3", "-c", KILL, NAME, ROOT, kill.step, kill.way, str(kill.delay)],
+        ["docker", "exec", site.container, "python3", "-c", KILL, NAME, ROOT, kill.step, kill.way, str(kill.delay),
+         *STEPS],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert watcher.stdout
