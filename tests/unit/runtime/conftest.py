@@ -282,6 +282,17 @@ def release(tmp_path: Path, python: Path) -> Release:
 
 
 @pytest.fixture
+def ledger(release: Release, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A database with a sum that never changes, configured for this process."""
+    from tests.unit.runtime import ledgers
+
+    release.database.parent.mkdir(parents=True)
+    ledgers.create(release.database)
+    monkeypatch.setenv("HOSTWRIGHT_CONFIG", str(release.save()))
+    return release.database
+
+
+@pytest.fixture
 def serve(release: Release) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Return a function that starts the server, or another verb; whatever still runs at the end is killed."""
     started: list[subprocess.Popen[str]] = []

@@ -9,6 +9,7 @@ from typing import Any
 import hostwright
 import hostwright.sqlite  # before anything imports sqlite3
 from hostwright.errors import HostwrightError
+from hostwright.limit import ended_after
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,12 +44,30 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("probe", help="wait until the release answers on its socket")
     verb.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
 
-    verb = verbs.add_parser("backup", help="make one verified backup")
-    verb.add_argument("--output", type=Path, default=Path("/site/backups"))
-    verb.add_argument("--keep", type=int, default=48, metavar="COUNT")
+    verb = verbs.add_parser("backup", help="make one verified backup, remove what need not be kept")
+    _in_backups(verb)
     verb.add_argument("--record", type=Path, help="release.json (default: beside the release's socket)")
-    verb.add_argument("--time-limit", type=float, metavar="SECONDS")
+    verb.add_argument("--keep", metavar="JSON", help='how many stay: {"last":24,"hourly":48,"daily":14,"weekly":8,…}')
+    verb.add_argument("--level", type=int, choices=range(1, 20), default=3, metavar="1…19", help="of zstd")
+    verb.add_argument("--media", type=Path, help="the site's media directory (default: media files are left out)")
+
+    verb = verbs.add_parser("verify", help="read backups from the disk and compare them with what was written")
+    _in_backups(verb)
+    verb.add_argument("ids", nargs="*", metavar="ID", help="default: all")
+
+    verb = verbs.add_parser("restore", help="restore a backup, or import a database, to where none is")
+    _in_backups(verb)
+    what = verb.add_mutually_exclusive_group(required=True)
+    what.add_argument("--backup", metavar="ID|latest|TIME", help="the newest one not younger than TIME (UTC)")
+    what.add_argument("--file", type=Path, help="a SQLite database, or an archive of one (.sqlite3.zst)")
+    verb.add_argument("--target", type=Path, required=True, help="the database; its directory exists")
+    verb.add_argument("--media", type=Path, help="gets back the media files that are missing there")
     return top
+
+
+def _in_backups(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--output", type=Path, default=Path("/site/backups"), help="the directory of the backups")
+    verb.add_argument("--time-limit", type=float, metavar="SECONDS", help="then the process ends itself")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
@@ -94,9 +113,24 @@ def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
             return probe.probe(arguments.timeout)
         case "backup":
-            from hostwright import backup
+            from hostwright import backup, retention
 
-            return backup.backup(arguments.output, arguments.keep, arguments.record, arguments.time_limit)
+            keep = retention.Keep() if arguments.keep is None else retention.Keep.parse(arguments.keep)
+            options = backup.Options(keep, arguments.level, arguments.media, arguments.record)
+            with ended_after(arguments.time_limit, f"the backup into {arguments.output}"):
+                return backup.backup(arguments.output, options)
+        case "verify":
+            from hostwright import verify
+
+            with ended_after(arguments.time_limit, f"the verification of {arguments.output}"):
+                return verify.verify(arguments.output, arguments.ids)
+        case "restore":
+            from hostwright import restore
+
+            with ended_after(arguments.time_limit, f"the restore to {arguments.target}"):
+                if arguments.file is not None:
+                    return restore.take_in(arguments.file, arguments.target)
+                return restore.restore(arguments.output, arguments.backup, arguments.target, arguments.media)
     return None
 
 
@@ -114,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_status
     if answer is not None:
         print(json.dumps(answer, ensure_ascii=False), flush=True)
-    return 0
+    return 1 if answer is not None and answer.get("wrong") else 0
 
 
 if __name__ == "__main__":

@@ -1,45 +1,32 @@
-"""Back the site's database up: copy, verify, compress, verify again, record (DESIGN §9)."""
+"""Back a site up: copy, verify, compress, verify again, record (DESIGN §9)."""
 
 import contextlib
-import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import zstandard
+from urllib.parse import quote
 
 import hostwright
-from hostwright import configuration, snapshot, sqlite
+from hostwright import archive, catalogue, configuration, content, disk, media, rebuild, retention, snapshot, sqlite
+from hostwright.catalogue import Backup
+from hostwright.content import Content
+from hostwright.disk import File
 from hostwright.errors import BackupError, BusyError, ConfigurationError, DatabaseError
+from hostwright.retention import Keep
 
-FORMAT = 1
-ARCHIVE = ".sqlite3.zst"
-MANIFEST = ".json"
-TIMED_OUT = 124
-
-_TEMPORARY = ".partial-"
-_BLOCK = 1 << 20
-_LEVEL = 3
 _SPARE = 1 << 20
-
-
-@dataclass(frozen=True)
-class File:
-    """A file's size in bytes and its SHA-256."""
-
-    bytes: int
-    sha256: str
+# While the source is read its WAL cannot be cut back: at 500 writes a second it grows by some 12 MB a second.
+_READ_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -51,16 +38,36 @@ class Record:
     generation: int
     version: str
     image: str
+    image_id: str
 
 
-def backup(output: Path, keep: int, record_path: Path | None = None, time_limit: float | None = None) -> dict[str, Any]:
-    """Make one verified backup of the configured database, then drop the oldest beyond those kept.
+@dataclass(frozen=True)
+class Options:
+    """How a backup is made.
+
+    Attributes:
+        keep: which backups stay.
+        level: of zstd.
+        media: the site's media directory; None leaves media files out.
+        record: the release's ``release.json``; by default the one beside the release's socket.
+    """
+
+    keep: Keep = field(default_factory=Keep)
+    level: int = archive.LEVEL
+    media: Path | None = None
+    record: Path | None = None
+
+
+class _Abandoned(Exception):  # noqa: N818 (no error: nothing was wrong)
+    """The source is not read any further."""
+
+
+def backup(output: Path, options: Options) -> dict[str, Any]:
+    """Make one verified backup of the configured site, then remove those that need not be kept.
 
     Args:
         output: the directory of the site's backups; it must exist.
-        keep: number of backups that stay, the new one among them; at least 1.
-        record_path: the release's ``release.json``; by default the one beside the release's socket.
-        time_limit: seconds after which the process ends itself, whatever hangs.
+        options: how.
 
     Returns:
         The new backup's manifest.
@@ -72,19 +79,25 @@ def backup(output: Path, keep: int, record_path: Path | None = None, time_limit:
     """
     release = configuration.require()
     database = release.require_database()
-    record = read_record(record_path or release.require_socket().parent / "release.json")
+    record_path = options.record or release.require_socket().parent / "release.json"
+    record = read_record(record_path)
     sqlite.require_safe()
-    if time_limit is not None:
-        _end_after(time_limit, output)
     with _locked(output), _pinned(database.parent):
         try:
-            remove_leftovers(output)
-            manifest = _make(database, output, record)
-            retain(output, keep, manifest["id"])
+            catalogue.sweep(output)
+            manifest = _make(database, output, record, record_path, options)
         except OSError as error:
-            raise BackupError(_explain(error, output)) from error
+            raise BackupError(disk.explain(error, output)) from error
         except sqlite3.Error as error:
-            raise BackupError(f"The copy of {database} to {output} failed: {error}.") from error
+            raise BackupError(
+                f"The copy of {database} to {output} failed: {error}: is there room, and is the disk well?"
+            ) from error
+        try:
+            retain(output, options.keep, manifest["id"])
+        except OSError as error:
+            raise BackupError(
+                f"{disk.explain(error, output)} The backup {manifest['id']} was made; old ones could not be removed."
+            ) from error
     return manifest
 
 
@@ -98,6 +111,7 @@ def read_record(path: Path) -> Record:
             generation=int(data["generation"]),
             version=str(data["version"]),
             image=str(data.get("image", "")),
+            image_id=str(data.get("image_id", "")),
         )
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot read the release's record: {error.strerror}.") from error
@@ -105,55 +119,200 @@ def read_record(path: Path) -> Record:
         raise ConfigurationError(f"{path}: is not a release's record ({type(error).__name__}: {error}).") from error
 
 
-def _make(database: Path, output: Path, record: Record) -> dict[str, Any]:
+def _make(database: Path, output: Path, record: Record, record_path: Path, options: Options) -> dict[str, Any]:
     start = time.monotonic()
     taken = _free_moment(output, record.release)
-    name = _name(taken, record.release)
-    with tempfile.TemporaryDirectory(dir=output, prefix=_TEMPORARY) as directory:
-        copy, archive = Path(directory) / "db.sqlite3", Path(directory) / "archive"
-        seconds: dict[str, float] = {}
-        with _timed(seconds, "copy"), snapshot.reading(database) as source:
-            _require_space(source, output)
-            snapshot.copy(source, copy, portable=True)
-            expected = rows(source)
+    new = Backup(output, catalogue.identity(taken, record.release))
+    previous = catalogue.newest(output)
+    seconds: dict[str, float] = {}
+    with contextlib.ExitStack() as stack:
+        made = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=output, prefix=catalogue.TEMPORARY)))
+        tree = None
+        if options.media is not None:
+            tree = stack.enter_context(contextlib.closing(media.Tree(options.media, made)))
+            tree.look()
+        copy = made / "db.sqlite3"
+        with _timed(seconds, "copy"):
+            source = _copy(database, copy, output)
         with _timed(seconds, "verify"):
-            violations = verify(copy, expected)
-        with _timed(seconds, "compress"):
-            plain = compress(copy, archive)
-        with _timed(seconds, "reread"):
-            packed = reread(archive, plain)
-        archive.rename(output / f"{name}{ARCHIVE}")
-        snapshot.flush(output)
+            found = check_copy(copy, source)
+        stored = _store(copy, made / new.archive.name, found, previous, options.level, seconds)
+        copy.unlink()
+        with _timed(seconds, "media"):
+            files = tree.copy(new, made, previous) if tree else None
+        packed = rebuild.pack(
+            made / new.config.name, Path(os.environ["HOSTWRIGHT_CONFIG"]).parents[1], record_path, record.release
+        )
         seconds["total"] = round(time.monotonic() - start, 3)
         manifest = {
-            "format": FORMAT,
-            "id": name,
+            "format": catalogue.FORMAT,
+            "id": new.id,
             "time": taken.strftime("%Y-%m-%dT%H:%M:%SZ"),
             **asdict(record),
-            "archive": {"name": f"{name}{ARCHIVE}", **asdict(packed)},
-            "database": asdict(plain),
-            "rows": expected,
-            "rows_total": sum(expected.values()),
-            "foreign_key_violations": violations,
+            "migrations_head": found.migrations_head,
+            "archive": {"name": new.archive.name, **asdict(stored.packed)},
+            "database": {
+                **asdict(stored.plain),
+                "logical_sha256": found.logical_sha256,
+                "compared": "rows" if source.logical_sha256 is None else "content",
+            },
+            "unchanged_since": stored.unchanged_since,
+            "rows": found.rows,
+            "rows_total": sum(found.rows.values()),
+            "foreign_key_violations": found.foreign_key_violations,
+            "media": files,
+            "config": {"name": new.config.name, **asdict(packed.file), "left_out": packed.left_out},
             "sqlite": sqlite3.sqlite_version,
             "django": _django_version(),
             "hostwright": hostwright.__version__,
             "seconds": seconds,
         }
-        _write_manifest(manifest, Path(directory) / "manifest", output / f"{name}{MANIFEST}")
+        if files and files["mended_total"]:
+            warn(
+                f"{files['mended_total']} media file(s) of earlier backups are damaged on the disk, first "
+                f"{files['mended'][0]!r}: stored anew. Check the disk, and the earlier backups: hostwright verify."
+            )
+        catalogue.publish(new, manifest, made)
     return manifest
 
 
-def _name(moment: datetime, release: int) -> str:
-    return f"{moment:%Y%m%dT%H%M%SZ}-r{release}"
+@dataclass(frozen=True)
+class Source:
+    """What was read of the database within the transaction in which it was copied.
+
+    Attributes:
+        rows: by table.
+        logical_sha256: None where somebody wrote to a database so large that its WAL would have grown too much.
+    """
+
+    rows: dict[str, int]
+    logical_sha256: str | None
+
+
+def _copy(database: Path, copy: Path, output: Path) -> Source:
+    with contextlib.closing(_Calm(database)) as calm, snapshot.reading(database) as source:
+        _require_space(source, output)
+        # Not flushed: it is read once, and what stays of it is the archive, which is.
+        snapshot.copy(source, copy, portable=True)
+        rows = content.rows(source)
+        try:
+            return Source(rows, content.logical_hash(source, calm.require))
+        except _Abandoned:
+            return Source(rows, None)
+
+
+class _Calm:
+    """Tells how long a database may be read: as long as nobody writes to it, and some seconds anyway."""
+
+    def __init__(self, database: Path) -> None:
+        self._until = time.monotonic() + _READ_SECONDS
+        if not database.is_file():
+            raise DatabaseError(f"{database}: there is no such database.")
+        # Opened by SQLite, as the reading connection is: any other descriptor, closed, would drop its locks.
+        self._watcher = sqlite3.connect(f"file:{quote(str(database))}?mode=rw", uri=True, isolation_level=None)
+        self._version = self._state()
+
+    def require(self) -> None:
+        if time.monotonic() > self._until and self._state() != self._version:
+            raise _Abandoned
+
+    def close(self) -> None:
+        self._watcher.close()
+
+    def _state(self) -> object:
+        try:
+            return self._watcher.execute("PRAGMA data_version").fetchone()
+        except sqlite3.Error:
+            return None
+
+
+def check_copy(copy: Path, source: Source) -> Content:
+    """Check a copy: it is whole, and holds what the source did.
+
+    Args:
+        copy: not in WAL mode.
+        source: of the same moment.
+
+    Raises:
+        BackupError: the copy is not right.
+    """
+    try:
+        found = content.examine(copy)
+    except BackupError as error:
+        raise BackupError(f"The database is damaged, and so would be its backup: {error}") from error
+    require_same_rows(found.rows, source.rows, "The copy differs from the database")
+    if source.logical_sha256 not in (None, found.logical_sha256):
+        raise BackupError(
+            "The copy differs from the database: as many rows, but their content is not the same. "
+            "Look at the host's memory and disk, then back up again."
+        )
+    return found
+
+
+def require_same_rows(found: dict[str, int], expected: dict[str, int], what: str) -> None:
+    """Compare the rows of all tables.
+
+    Raises:
+        BackupError: begins with ``what``, and names the first table that differs.
+    """
+    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if wrong:
+        raise BackupError(
+            f"{what} in {len(wrong)} table(s), first in {wrong[0]!r}: "
+            f"{found.get(wrong[0])} rows, {expected.get(wrong[0])} expected."
+        )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    plain: File
+    packed: File
+    unchanged_since: str | None
+
+
+def _store(
+    copy: Path,
+    target: Path,
+    found: Content,
+    previous: tuple[Backup, dict[str, Any]] | None,
+    level: int,
+    seconds: dict[str, float],
+) -> _Stored:
+    """Compress a copy; of a database that is as it was at the previous backup, link that one's archive."""
+    if previous is not None and previous[1]["database"]["logical_sha256"] == found.logical_sha256:
+        with _timed(seconds, "reread"):
+            linked = _link(*previous, target)
+        if linked is not None:
+            seconds["compress"] = 0.0
+            return linked
+    with _timed(seconds, "compress"):
+        plain, packed = archive.compress(copy, target, level)
+    with _timed(seconds, "reread"):
+        archive.reread(target, plain, packed)
+    return _Stored(plain, packed, None)
+
+
+def _link(backup: Backup, manifest: dict[str, Any], target: Path) -> _Stored | None:
+    """Link a backup's archive after reading all of it: a link shares damage, and the loss of one block both."""
+    plain, packed = catalogue.file_of(manifest["database"]), catalogue.file_of(manifest["archive"])
+    try:
+        archive.reread(backup.archive, plain, packed)
+        os.link(backup.archive, target)
+    except BackupError as error:
+        warn(f"{error} The database is stored anew. Check the disk, and the earlier backups: hostwright verify.")
+        return None
+    except OSError:
+        # Too many links, or a file system without any.
+        return None
+    return _Stored(plain, packed, manifest["unchanged_since"] or backup.id)
 
 
 def _free_moment(output: Path, release: int) -> datetime:
-    """Return this moment in whole seconds, or the next one whose name is free."""
+    """Return this moment in whole seconds, or the next one whose id is free."""
     while True:
         moment = datetime.now(UTC).replace(microsecond=0)
-        name = _name(moment, release)
-        if not (output / f"{name}{ARCHIVE}").exists() and not (output / f"{name}{MANIFEST}").exists():
+        new = Backup(output, catalogue.identity(moment, release))
+        if not any(os.path.lexists(path) for path in (*new.files, new.seal)):
             return moment
         time.sleep(0.1)
 
@@ -170,150 +329,10 @@ def _require_space(source: sqlite3.Connection, output: Path) -> None:
         )
 
 
-def rows(connection: sqlite3.Connection) -> dict[str, int]:
-    """Count the rows of every table.
+def retain(output: Path, keep: Keep, newest: str) -> list[str]:
+    """Remove the backups that need not stay; one that is being read goes another time.
 
-    Virtual tables are left out: their content is in ordinary ones, which are counted.
-
-    Args:
-        connection: its transaction says of which moment.
-    """
-    tables = connection.execute(
-        "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY name"
-    ).fetchall()
-    found: dict[str, int] = {}
-    for (name,) in tables:
-        quoted = name.replace('"', '""')
-        found[name] = connection.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()[0]  # noqa: S608 (quoted)
-    return found
-
-
-def verify(copy: Path, expected: dict[str, int]) -> int:
-    """Check a copy: integrity, and the same rows in the same tables.
-
-    Args:
-        copy: not in WAL mode.
-        expected: rows of the source by table, of the same moment.
-
-    Returns:
-        Number of foreign keys that point nowhere: the application's own fault, which a copy repeats.
-
-    Raises:
-        BackupError: the copy is not right.
-    """
-    connection = sqlite3.connect(f"{copy.as_uri()}?mode=ro", uri=True, isolation_level=None)
-    try:
-        problems = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
-        if problems != ["ok"]:
-            raise BackupError(f"The database is damaged, and so would be its backup: {'; '.join(problems)}")
-        found = rows(connection)
-        if found != expected:
-            wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-            table = wrong[0]
-            raise BackupError(
-                f"The copy differs from the database in {len(wrong)} table(s), first in {table!r}: "
-                f"{found.get(table)} rows, {expected.get(table)} expected."
-            )
-        return sum(1 for _ in connection.execute("PRAGMA foreign_key_check"))
-    finally:
-        connection.close()
-
-
-def compress(source: Path, archive: Path) -> File:
-    """Compress a file with zstd, at constant memory, and flush the archive.
-
-    Returns:
-        Size and hash of the source as it was read.
-    """
-    digest = hashlib.sha256()
-    size = 0
-    compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
-    descriptor = os.open(archive, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with source.open("rb") as reader, os.fdopen(descriptor, "wb") as file:
-        with compressor.stream_writer(file, size=source.stat().st_size, closefd=False) as writer:
-            while block := reader.read(_BLOCK):
-                digest.update(block)
-                size += len(block)
-                writer.write(block)
-        file.flush()
-        os.fsync(file.fileno())
-    return File(size, digest.hexdigest())
-
-
-def reread(archive: Path, expected: File) -> File:
-    """Read an archive from the disk again and unpack it in memory.
-
-    Args:
-        archive: as flushed.
-        expected: what it must unpack to.
-
-    Returns:
-        The archive's own size and hash.
-
-    Raises:
-        BackupError: it unpacks to something else, or not at all.
-    """
-    packed, plain = hashlib.sha256(), hashlib.sha256()
-    packed_size = plain_size = 0
-    with archive.open("rb") as file:
-        # Out of the page cache, so that it is the disk that is read.
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        unpacker = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            while block := file.read(_BLOCK):
-                packed.update(block)
-                packed_size += len(block)
-                data = unpacker.decompress(block)
-                plain.update(data)
-                plain_size += len(data)
-        except zstandard.ZstdError as error:
-            raise BackupError(f"{archive}: the archive does not unpack: {error}.") from error
-    if File(plain_size, plain.hexdigest()) != expected:
-        raise BackupError(
-            f"{archive}: the archive does not hold what was written to it: {plain_size} of {expected.bytes} bytes."
-        )
-    return File(packed_size, packed.hexdigest())
-
-
-def _write_manifest(manifest: dict[str, Any], temporary: Path, path: Path) -> None:
-    with temporary.open("x", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.chmod(0o600)
-    temporary.rename(path)
-    snapshot.flush(path.parent)
-
-
-def backups(output: Path) -> list[str]:
-    """List the ids of the backups of a directory, oldest first: those with a manifest and an archive."""
-    return sorted(
-        path.name.removesuffix(MANIFEST)
-        for path in output.glob(f"*{MANIFEST}")
-        if path.with_name(path.name.removesuffix(MANIFEST) + ARCHIVE).is_file()
-    )
-
-
-def remove_leftovers(output: Path) -> list[str]:
-    """Remove what killed runs left: temporary directories, and archives without a manifest.
-
-    Returns:
-        The names that went.
-    """
-    gone = []
-    for path in sorted(output.iterdir()):
-        if path.name.startswith(_TEMPORARY):
-            shutil.rmtree(path)
-            gone.append(path.name)
-        elif path.name.endswith(ARCHIVE) and not path.with_name(path.name.removesuffix(ARCHIVE) + MANIFEST).exists():
-            path.unlink()
-            gone.append(path.name)
-    return gone
-
-
-def retain(output: Path, keep: int, newest: str) -> list[str]:
-    """Remove the oldest backups beyond the number kept.
+    Damaged ones, whose seal does not fit, are nobody's successor and stay until somebody has looked.
 
     Args:
         output: the directory of the backups.
@@ -323,15 +342,10 @@ def retain(output: Path, keep: int, newest: str) -> list[str]:
     Returns:
         The ids that went.
     """
-    others = [name for name in backups(output) if name != newest]
-    gone = others[: max(0, len(others) - max(keep, 1) + 1)]
-    for name in gone:
-        # The manifest first: an archive without one is no backup, and the next run removes it.
-        (output / f"{name}{MANIFEST}").unlink()
-        (output / f"{name}{ARCHIVE}").unlink()
-    if gone:
-        snapshot.flush(output)
-    return gone
+    found = {backup.id: backup for backup, _ in catalogue.listed(output)}
+    moments = {name: backup.moment for name, backup in found.items()}
+    stay = retention.kept(moments, keep, datetime.now(UTC), [newest])
+    return [name for name, backup in found.items() if name not in stay and catalogue.remove(backup)]
 
 
 @contextlib.contextmanager
@@ -340,7 +354,7 @@ def _locked(output: Path) -> Iterator[None]:
     try:
         descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise BackupError(_explain(error, output)) from error
+        raise BackupError(disk.explain(error, output)) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -366,15 +380,9 @@ def _pinned(generation: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _end_after(seconds: float, output: Path) -> None:
-    def end() -> None:
-        os.write(2, f"hostwright: the backup into {output} did not end within {seconds:g} s: given up.\n".encode())
-        # A hung read ends for no exception; what is half-done goes at the next run.
-        os._exit(TIMED_OUT)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
+def warn(text: str) -> None:
+    """Tell what somebody should look at, though all is done."""
+    print(f"hostwright: {text}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -390,15 +398,3 @@ def _django_version() -> str:
     except ImportError:
         return ""
     return str(django.get_version())
-
-
-def _explain(error: OSError, output: Path) -> str:
-    what = {
-        errno.ENOSPC: "the destination is full: make room there, or keep fewer backups (backup_keep)",
-        errno.EDQUOT: "the destination's quota is used up",
-        errno.EROFS: "the destination is read-only",
-        errno.ENOENT: "the destination is missing: the role backup makes it",
-        errno.EACCES: f"user {os.getuid()} cannot write there: the role backup sets the owner",
-        errno.EPERM: f"user {os.getuid()} cannot write there: the role backup sets the owner",
-    }.get(error.errno or 0, error.strerror or str(error))
-    return f"{output}: {what}."

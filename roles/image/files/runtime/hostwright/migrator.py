@@ -321,10 +321,10 @@ def _copying(source: Path, destination: Path, _channel: socket.socket) -> Answer
 
 
 def _counting(source: Path, _channel: socket.socket) -> Answer:
-    from hostwright import backup
+    from hostwright import content
 
     with snapshot.reading(source) as connection:
-        return {"rows": backup.rows(connection)}
+        return {"rows": content.rows(connection)}
 
 
 def _migrating(database: Path, backwards: list[str], _channel: socket.socket) -> Answer:

@@ -37,6 +37,7 @@ def snapshot(source: Path, destination: Path) -> dict[str, Any]:
     with reading(source) as connection:
         try:
             copy(connection, destination)
+            flush(destination)
             flush(destination.parent)
         except BaseException:
             destination.unlink(missing_ok=True)
@@ -75,7 +76,7 @@ def reading(database: Path) -> Iterator[sqlite3.Connection]:
 
 
 def copy(source: sqlite3.Connection, destination: Path, portable: bool = False) -> None:
-    """Copy what a connection's read transaction sees, and flush it.
+    """Copy what a connection's read transaction sees; to flush the copy is the caller's.
 
     It is one step of SQLite's backup API: the usual many small steps start again at every foreign commit.
 
@@ -87,7 +88,7 @@ def copy(source: sqlite3.Connection, destination: Path, portable: bool = False) 
     os.close(os.open(destination, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     target = sqlite3.connect(destination, isolation_level=None)
     try:
-        # The copy is flushed once, below, and thrown away if anything fails before.
+        # The copy is thrown away if anything fails before it is flushed.
         target.execute("PRAGMA synchronous=OFF")
         target.execute("PRAGMA journal_mode=OFF")
         source.backup(target, pages=-1)
@@ -95,7 +96,6 @@ def copy(source: sqlite3.Connection, destination: Path, portable: bool = False) 
             target.execute("PRAGMA journal_mode=DELETE")
     finally:
         target.close()
-    flush(destination)
 
 
 def flush(path: Path) -> None:
