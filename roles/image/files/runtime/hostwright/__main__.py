@@ -62,6 +62,11 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--file", type=Path, help="a SQLite database, or an archive of one (.sqlite3.zst)")
     verb.add_argument("--target", type=Path, required=True, help="the database; its directory exists")
     verb.add_argument("--media", type=Path, help="gets back the media files that are missing there")
+
+    verb = verbs.add_parser("drill", help="restore a backup into a scratch place and boot the release on it")
+    _in_backups(verb)
+    verb.add_argument("--backup", metavar="ID|latest|TIME", default="latest")
+    verb.add_argument("--scratch", type=Path, required=True, help="a directory; empty, and empty again afterwards")
     return top
 
 
@@ -131,6 +136,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
                 if arguments.file is not None:
                     return restore.take_in(arguments.file, arguments.target)
                 return restore.restore(arguments.output, arguments.backup, arguments.target, arguments.media)
+        case "drill":
+            from hostwright import drill
+
+            with ended_after(arguments.time_limit, f"the drill in {arguments.scratch}"):
+                return drill.drill(arguments.output, arguments.backup, arguments.scratch)
     return None
 
 
