@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import re
+from dataclasses import dataclass
+from itertools import pairwise
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -18,6 +21,8 @@ _ITEM = re.compile(
     r"(?P<star>\*)(?:/(?P<star_step>\d+))?|(?P<first>\w+)(?:-(?P<last>\w+)(?:/(?P<step>\d+))?)?", re.ASCII
 )
 _LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+# After so many days the calendar repeats (but for the years 1900 and 2100), weekdays and leap days together.
+_FIRST_DAY, _CYCLE = datetime.date(2004, 1, 1), 28 * 365 + 7
 
 
 class CronError(ValueError):
@@ -40,12 +45,51 @@ def problem(expression: object) -> str:
     return ""
 
 
+def longest_gap(expression: str) -> int:
+    """Return the longest time between two runs of a schedule, in seconds of a clock that nobody puts forward or back.
+
+    Raises:
+        CronError: as ``check``.
+    """
+    schedule = _parse(expression)
+    moments = sorted(60 * hour + minute for hour in schedule.hours for minute in schedule.minutes)
+    days = [day for day in range(_CYCLE) if schedule.is_due(_FIRST_DAY + datetime.timedelta(days=day))]
+    apart = max(after - before for before, after in pairwise([*days, days[0] + _CYCLE]))
+    return 60 * max(
+        1440 * apart + moments[0] - moments[-1],
+        max((after - before for before, after in pairwise(moments)), default=0),
+    )
+
+
 def check(expression: object) -> None:
     """Check a cron expression.
 
     Raises:
         CronError: names the field, and what it may be.
     """
+    _parse(expression)
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """What the five fields mean; Sunday is 0. ``any_day`` and ``any_weekday``: the field begins with ``*``."""
+
+    minutes: set[int]
+    hours: set[int]
+    days: set[int]
+    months: set[int]
+    weekdays: set[int]
+    any_day: bool
+    any_weekday: bool
+
+    def is_due(self, date: datetime.date) -> bool:
+        """Tell whether it runs on a day: both days must fit, or one of them if both are restricted (crontab(5))."""
+        day, weekday = date.day in self.days, date.isoweekday() % 7 in self.weekdays
+        fits = (day and weekday) if self.any_day or self.any_weekday else (day or weekday)
+        return date.month in self.months and fits
+
+
+def _parse(expression: object) -> _Schedule:
     if not isinstance(expression, str):
         raise CronError(f"A cron expression is a text such as '17 * * * *', not {expression!r}.")
     if "\n" in expression or "\r" in expression:
@@ -54,10 +98,13 @@ def check(expression: object) -> None:
     if len(words) != len(_FIELDS):
         names = ", ".join(name for name, _least, _greatest, _names in _FIELDS)
         raise CronError(f"{expression!r} has {len(words)} fields instead of 5 ({names}).")
-    values = [_values(word, *field) for word, field in zip(words, _FIELDS, strict=True)]
-    days, months, anyday = values[2], values[3], words[4].startswith("*")
-    if anyday and not any(day <= _LONGEST[month - 1] for month in months for day in days):
+    minutes, hours, days, months, weekdays = (
+        _values(word, *field) for word, field in zip(words, _FIELDS, strict=True)
+    )
+    any_day, any_weekday = (word.startswith("*") for word in (words[2], words[4]))
+    if any_weekday and not any(day <= _LONGEST[month - 1] for month in months for day in days):
         raise CronError(f"{expression!r} would never run: no such month has that day.")
+    return _Schedule(minutes, hours, days, months, {day % 7 for day in weekdays}, any_day, any_weekday)
 
 
 def _values(word: str, name: str, least: int, greatest: int, names: dict[str, int]) -> set[int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.hostwright.django.plugins.filter import cron_interval
 from ansible_collections.hostwright.django.plugins.filter.cron_problem import FilterModule
-from ansible_collections.hostwright.django.plugins.module_utils.cron import problem
+from ansible_collections.hostwright.django.plugins.module_utils.cron import CronError, longest_gap, problem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,3 +70,37 @@ def test_any_moment_is_right(moment: tuple[int, ...]) -> None:
 
 def test_the_filter() -> None:
     assert FilterModule().filters()["cron_problem"]("17 * * * *") == ""
+
+
+HOUR, DAY = 3600, 24 * 3600
+
+
+@pytest.mark.parametrize(
+    ("expression", "seconds"),
+    [
+        ("* * * * *", 60),
+        ("17 * * * *", HOUR),
+        ("*/25 * * * *", 25 * 60),  # 0, 25, 50, and then the hour is full
+        ("50,55 * * * *", 55 * 60),
+        ("17 6-22 * * *", 8 * HOUR),
+        ("0 3 * * *", DAY),
+        ("0 3 * * 1-5", 3 * DAY),
+        ("0 3 * * 7", 7 * DAY),
+        ("0 3 1 * *", 31 * DAY),
+        ("0 3 31 * *", 61 * DAY),
+        ("0 3 29 2 *", (4 * 365 + 1) * DAY),
+        ("0 3 */2 * 1", 21 * DAY),  # with a star both days must fit, crontab(5)
+        ("0 3 1 * 1", 7 * DAY),  # without one either does
+    ],
+)
+def test_longest_gap(expression: str, seconds: int) -> None:
+    assert longest_gap(expression) == seconds
+
+
+def test_longest_gap_of_a_wrong_schedule() -> None:
+    with pytest.raises(CronError, match="4 fields"):
+        longest_gap("17 * * *")
+
+
+def test_the_filter_of_the_interval() -> None:
+    assert cron_interval.FilterModule().filters()["cron_interval"]("17 * * * *") == HOUR
