@@ -98,9 +98,7 @@ def _parse(expression: object) -> _Schedule:
     if len(words) != len(_FIELDS):
         names = ", ".join(name for name, _least, _greatest, _names in _FIELDS)
         raise CronError(f"{expression!r} has {len(words)} fields instead of 5 ({names}).")
-    minutes, hours, days, months, weekdays = (
-        _values(word, *field) for word, field in zip(words, _FIELDS, strict=True)
-    )
+    minutes, hours, days, months, weekdays = (_values(word, *field) for word, field in zip(words, _FIELDS, strict=True))
     any_day, any_weekday = (word.startswith("*") for word in (words[2], words[4]))
     if any_weekday and not any(day <= _LONGEST[month - 1] for month in months for day in days):
         raise CronError(f"{expression!r} would never run: no such month has that day.")

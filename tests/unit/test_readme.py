@@ -128,7 +128,7 @@ def check_ansible_vault(words: list[str]) -> None:
 
 
 def check_hostwright(words: list[str]) -> None:
-    run(sys.executable, "roles/app/files/hostwright", words[1], "--help")
+    run("env", "PYTHONPATH=roles/app/files", sys.executable, "-m", "hostwright_host", words[1], "--help")
 
 
 def check_activation(words: list[str]) -> None:

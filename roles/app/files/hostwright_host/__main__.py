@@ -1,0 +1,121 @@
+"""``hostwright VERB SITE``: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import syslog
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hostwright_host import containers, runs, show
+from hostwright_host.errors import CommandError
+from hostwright_host.site import Site
+from hostwright_host.store import backups
+
+_SITE = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line's parser."""
+    top = argparse.ArgumentParser(prog="hostwright", description="Look after the sites of this host.")
+    for option, path in (("--root", Site.root), ("--private", Site.private), ("--state", Site.state)):
+        top.add_argument(option, type=Path, default=path, help=argparse.SUPPRESS)
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=text)
+        added.add_argument("site", metavar="SITE")
+        return added
+
+    added = verb("manage", "run a management command in the live release: hostwright manage SITE -- check")
+    added.add_argument("arguments", nargs=argparse.REMAINDER, metavar="-- ARGUMENTS", help="of manage.py")
+    added = verb("job", "run a job of the live release, as cron does")
+    added.add_argument("name", metavar="JOB")
+    for name, text in (
+        ("backup", "back the site up, verify, send off-site if that is set up"),
+        ("drill", "restore and boot the newest backup and an older one, in a scratch place"),
+        ("offsite-check", "check the off-site repository"),
+    ):
+        verb(name, text).add_argument("--quiet", action="store_true", help="print nothing if all is well (for cron)")
+    verb("watch", "raise an alarm if backups or drills are late or have failed (for cron)")
+    added = verb("backups", "list the backups")
+    added.add_argument("--json", action="store_true", help="as JSON, oldest first")
+    added.add_argument("--fresh", action="store_true", help="print nothing, and fail if they are stale")
+    added = verb("verify", "read backups again and compare them with their manifests")
+    added.add_argument("ids", nargs="*", metavar="ID", help="all of them unless some are named")
+    added = verb("status", "print the live release, its container and its backups as JSON")
+    added.add_argument("--page", action="store_true", help="for a reader; fails if something is wrong")
+    return top
+
+
+def run(arguments: argparse.Namespace, site: Site) -> int:
+    """Do what the command line says; return the exit status."""
+    verb = arguments.verb
+    if verb == "manage":
+        words = arguments.arguments[1:] if arguments.arguments[:1] == ["--"] else arguments.arguments
+        if not words:
+            raise CommandError(f"Which command? For example: hostwright manage {site.name} -- check --deploy", 2)
+        return containers.manage(site, words)
+    if verb == "job":
+        return containers.job(site, arguments.name)
+    if verb == "backup":
+        manifest = runs.backup(site)
+        if not arguments.quiet:
+            print(json.dumps(manifest, ensure_ascii=False))
+    elif verb == "drill":
+        done = runs.drill(site)
+        if not arguments.quiet:
+            print(json.dumps(done, ensure_ascii=False))
+    elif verb == "offsite-check":
+        runs.check_offsite(site)
+        if not arguments.quiet:
+            print(f"The off-site repository of {site.name} is right.")
+    elif verb == "watch":
+        news = runs.watch(site)
+        if news:
+            print(news)
+    elif verb == "backups":
+        return _backups(arguments, site)
+    elif verb == "verify":
+        answer = runs.verify(site, arguments.ids)
+        print(json.dumps(answer, ensure_ascii=False))
+        return 1 if answer.get("wrong") else 0
+    elif verb == "status":
+        found = show.status(site)
+        print(show.page(found) if arguments.page else json.dumps(found, ensure_ascii=False, indent=2))
+        return 1 if arguments.page and found["problems"] else 0
+    return 0
+
+
+def _backups(arguments: argparse.Namespace, site: Site) -> int:
+    if arguments.fresh:
+        show.require_fresh(site)
+        return 0
+    found = backups(site.settings().directory)
+    if arguments.json:
+        print(json.dumps(show.as_data(found), ensure_ascii=False, indent=2))
+    else:
+        print(show.table(found, time.time()) if found else f"There is no backup of {site.name} yet.")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit status."""
+    arguments = parser().parse_args(argv)
+    syslog.openlog("hostwright")
+    try:
+        if not _SITE.fullmatch(arguments.site):
+            raise CommandError(f"{arguments.site!r} is no site's name.", 2)
+        return run(arguments, Site(arguments.site, arguments.root, arguments.private, arguments.state))
+    except CommandError as error:
+        if str(error):
+            print(f"hostwright {arguments.verb} {arguments.site}: {error}", file=sys.stderr)
+        return error.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""The off-site repository: restic sends what has been verified here, encrypted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hostwright_host.errors import TIMED_OUT, CommandError
+from hostwright_host.health import ended
+from hostwright_host.site import Settings, Site
+from hostwright_host.store import Backup
+
+_PRUNE_INTERVAL = 24 * 3600.0
+_CHECK_PARTS = 8
+"""A check reads one part of the data; so many checks read all of it."""
+_NO_REPOSITORY = "Is there a repository at the following location?"
+
+
+def send(site: Site, settings: Settings, backup: Backup) -> None:
+    """Send a backup, and let go of those off-site that are not kept any more; remember it.
+
+    Raises:
+        CommandError: what restic said.
+    """
+    started = time.time()
+    directory = settings.directory
+    files = sorted(path.name for path in directory.glob(f"{backup.id}.*"))
+    tag = f"hostwright-{site.name}"
+    taken = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(backup.taken))
+    words: tuple[str, ...] = ("backup", "--json", "--tag", tag, "--time", taken)
+    before = site.memory().get("offsite") or {}
+    repository = hashlib.sha256(str(settings.offsite["repository"]).encode()).hexdigest()
+    result = _restic(site, settings, (*words, "--", *files), directory)
+    # One that was there and is gone is a disk that is not mounted, not a reason to begin anew.
+    if result.returncode and _NO_REPOSITORY in result.stderr and before.get("repository") != repository:
+        _require(_restic(site, settings, ("init",), directory), "make the repository")
+        result = _restic(site, settings, (*words, "--", *files), directory)
+    if _NO_REPOSITORY in result.stderr:
+        raise CommandError(
+            "The off-site repository, which was there before, is gone: is its disk mounted? If it is to begin anew, "
+            f"run restic init on this host, or name another one (backup_offsite).\n{result.stderr.strip()}"
+        )
+    _require(result, f"send {backup.id}")
+    found = _message(result.stdout, "summary")
+    pruned = float(before.get("pruned") or 0)
+    if time.time() - pruned > _PRUNE_INTERVAL:
+        keep = [word for name, number in settings.keep.items() if number for word in (f"--keep-{name}", str(number))]
+        # A lock that a killed run left: unlock removes it only if its process is gone.
+        _require(_restic(site, settings, ("unlock",), directory), "unlock the repository")
+        words = ("forget", "--prune", "--tag", tag, "--group-by", "host,tags", *keep)
+        _require(_restic(site, settings, words, directory), "remove old backups")
+        pruned = time.time()
+    site.remember(
+        offsite=ended(
+            True, "", started, id=backup.id, taken=backup.taken, pruned=pruned, repository=repository,
+            snapshot=found.get("snapshot_id"), added_bytes=found.get("data_added"),
+        )
+    )  # fmt: skip
+
+
+def check(site: Site, settings: Settings) -> None:
+    """Check the repository's structure, and the data of one part of it, another one each week; remember it.
+
+    Raises:
+        CommandError: it is damaged, or cannot be reached.
+    """
+    if not settings.offsite:
+        raise CommandError(f"{site.name} has no off-site repository (backup_offsite).", 2)
+    started = time.time()
+    part = int(started // (7 * 24 * 3600)) % _CHECK_PARTS + 1
+    try:
+        words = ("check", f"--read-data-subset={part}/{_CHECK_PARTS}")
+        _require(_restic(site, settings, words, settings.directory), "check the repository")
+    except CommandError as error:
+        site.remember(offsite_check=ended(False, str(error), started))
+        raise
+    site.remember(offsite_check=ended(True, "", started, part=part))
+
+
+def _restic(site: Site, settings: Settings, words: Sequence[str], directory: Path) -> subprocess.CompletedProcess[str]:
+    environment = {
+        "HOME": "/root",
+        **os.environ,
+        "TZ": "UTC",
+        **{name: str(value) for name, value in (settings.offsite.get("environment") or {}).items()},
+        "RESTIC_REPOSITORY": str(settings.offsite["repository"]),
+        "RESTIC_PASSWORD_FILE": str(site.password_path),
+    }
+    options = [word for option in settings.offsite.get("options") or [] for word in ("--option", str(option))]
+    try:
+        return subprocess.run(
+            ["restic", *options, *words],
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=settings.time_limit,
+        )
+    except FileNotFoundError as error:
+        raise CommandError("There is no restic on this host: run the role backup.") from error
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(
+            f"restic {words[0]} did not end within {settings.time_limit:g} s and was killed.", TIMED_OUT
+        ) from error
+
+
+def _require(result: subprocess.CompletedProcess[str], what: str) -> None:
+    if result.returncode:
+        said = _message(result.stderr, "exit_error").get("message") or (result.stderr or result.stdout).strip()
+        raise CommandError(f"restic could not {what}: {said or f'exit status {result.returncode}'}")
+
+
+def _message(output: str, kind: str) -> dict[str, Any]:
+    """Return the last message of a kind that restic has printed as JSON; empty if there is none."""
+    for line in reversed(output.splitlines()):
+        try:
+            message = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(message, dict) and message.get("message_type") == kind:
+            return message
+    return {}

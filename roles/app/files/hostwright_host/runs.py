@@ -1,0 +1,266 @@
+"""What cron runs: backup, drill, watch, the check of the off-site repository. Each is remembered and made known."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import syslog
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hostwright_host import offsite
+from hostwright_host.containers import Mount, OneShot, answer
+from hostwright_host.errors import TIMED_OUT, BusyError, CommandError
+from hostwright_host.health import Health, ended, publish, span
+from hostwright_host.notices import beat, failed, note
+from hostwright_host.site import Settings, Site
+from hostwright_host.store import Backup, backups, require_directory
+
+_INSIDE = "/site/backups"
+_ALARM_INTERVAL = 24 * 3600.0
+"""Seconds after which an alarm that still holds is told again."""
+_SPARE = 64 << 20
+"""Bytes that a drill leaves free beside the database."""
+
+
+@contextlib.contextmanager
+def _known(site: Site, settings: Settings, what: str) -> Iterator[None]:
+    """Make a failure known and remember it; that the same runs already is none."""
+    started = time.time()
+    try:
+        try:
+            yield
+        except OSError as error:
+            raise CommandError(str(error)) from error
+    except BusyError:
+        raise
+    except CommandError as error:
+        failed(site.name, settings, what, error)
+        site.remember(**{what: ended(False, str(error), started)})
+        publish(site, settings)
+        raise
+
+
+def backup(site: Site) -> dict[str, Any]:
+    """Make a verified backup, send it off-site if that is set up, and call the heartbeat.
+
+    Returns:
+        The new backup's manifest.
+    """
+    settings = site.settings()
+    started = time.time()
+    with site.lock("backup"), _known(site, settings, "backup"):
+        for command in settings.secrets.get("pre_hooks") or []:
+            _hook(site, settings, str(command))
+        manifest = _newest_generation(site, settings)
+        name = str(manifest.get("id"))
+        if settings.offsite:
+            made = next((one for one in backups(settings.directory) if one.id == name), None)
+            if made is None:
+                raise CommandError(f"{settings.directory}: the backup {name} is not there, or its seal does not fit.")
+            try:
+                offsite.send(site, settings, made)
+            except CommandError as error:
+                raise CommandError(
+                    f"The backup {name} is made and verified, but not off-site: {error}", error.exit_status
+                ) from error
+        site.remember(backup=ended(True, f"{name} verified", started, id=name))
+        note(site.name, f"backup {name} verified in {time.time() - started:.1f} s", settings.directory)
+        publish(site, settings)
+        beat(site.name, settings, well=True)
+    return manifest
+
+
+def _hook(site: Site, settings: Settings, command: str) -> None:
+    try:
+        result = subprocess.run(
+            ["/bin/sh", "-c", command],
+            cwd="/",
+            env={**os.environ, "HOSTWRIGHT_SITE": site.name},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=settings.time_limit,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(
+            f"The hook before the backup did not end within {settings.time_limit:g} s: {command}", TIMED_OUT
+        ) from error
+    if result.returncode:
+        raise CommandError(
+            f"The hook before the backup ended with exit status {result.returncode}: {command}\n{result.stdout.strip()}"
+        )
+
+
+def _newest_generation(site: Site, settings: Settings) -> dict[str, Any]:
+    """Back up; a release that commits a new database generation meanwhile makes it do one more, of that."""
+    while True:
+        record = site.current()
+        require_directory(settings.directory)
+        result = backup_container(site, settings, record).run(record)
+        manifest = answer(result, "backup")
+        if result.stderr:
+            # What the runtime warns of belongs to the reader, not into the answer.
+            sys.stderr.write(result.stderr)
+            note(site.name, result.stderr, settings.directory, syslog.LOG_WARNING)
+        if site.current().get("generation") == record.get("generation"):
+            return manifest
+
+
+def backup_container(site: Site, settings: Settings, record: dict[str, Any]) -> OneShot:
+    """Describe the container that makes a backup."""
+    mounts = [
+        Mount(site.data, "/site/data", writable=True),
+        *_protected(site),
+        Mount(settings.directory, _INSIDE, writable=True),
+    ]
+    verb = [
+        "backup", "--output", _INSIDE, "--record", f"/site/run/releases/{record.get('release')}/release.json",
+        "--keep", json.dumps(settings.keep), "--level", settings.text("level"),
+        "--time-limit", settings.text("time_limit_seconds"),
+        *(["--media", "/site/media"] if site.media.is_dir() else []),
+    ]  # fmt: skip
+    return OneShot(site, "backup", mounts, verb, settings.time_limit)
+
+
+def _protected(site: Site) -> list[Mount]:
+    """Return what a container of backups reads besides the database; TLS only where the host has some."""
+    found = [Mount(site.config, "/site/config"), Mount(site.run, "/site/run")]
+    return found + [
+        Mount(path, inside) for path, inside in ((site.media, "/site/media"), (site.tls, "/site/tls")) if path.is_dir()
+    ]
+
+
+def verify(site: Site, ids: list[str]) -> dict[str, Any]:
+    """Have backups read again, all of them unless some are named.
+
+    Returns:
+        The runtime's answer: ``verified`` and ``wrong``.
+    """
+    settings = site.settings()
+    require_directory(settings.directory)
+    record = site.current()
+    verb = ["verify", "--output", _INSIDE, *ids]
+    result = OneShot(site, "verify", [Mount(settings.directory, _INSIDE)], verb, settings.time_limit).run(record)
+    if result.returncode == 1 and result.stdout.startswith("{"):
+        result.returncode = 0  # the answer says what is wrong
+    return answer(result, "verification")
+
+
+def drill(site: Site) -> list[dict[str, Any]]:
+    """Restore and boot the newest backup, and an older one by chance, in a scratch place.
+
+    Returns:
+        The runtime's answer for each.
+    """
+    settings = site.settings()
+    started = time.time()
+    with site.lock("drill"), _known(site, settings, "drill"):
+        require_directory(settings.directory)
+        found = backups(settings.directory)
+        if not found:
+            raise CommandError(f"{settings.directory}: there is no backup to restore.")
+        done = [_drill_one(site, settings, found[-1])]
+        while len(found) > 1:
+            chosen = random.choice(found[:-1])  # noqa: S311 (no secret)
+            try:
+                done.append(_drill_one(site, settings, chosen))
+                break
+            except CommandError:
+                # Retention may have removed it meanwhile; another one will do.
+                left = [one.id for one in backups(settings.directory)]
+                if chosen.id in left:
+                    raise
+                found = [one for one in found if one.id in left]
+        recovery = float((done[0].get("seconds") or {}).get("total") or 0)
+        names = " and ".join(str(one.get("id")) for one in done)
+        message = f"{names} restored and booted"
+        site.remember(drill=ended(True, message, started, recovery=recovery, backups=done))
+        note(site.name, f"drill: {message} in {time.time() - started:.1f} s", settings.directory)
+        publish(site, settings)
+    return done
+
+
+def _drill_one(site: Site, settings: Settings, chosen: Backup) -> dict[str, Any]:
+    record = site.current()
+    scratch = site.data / "drill"
+    # Another drill would be refused by the lock: what lies there a killed one left.
+    shutil.rmtree(scratch, ignore_errors=True)
+    needed, free = chosen.database_bytes + _SPARE, shutil.disk_usage(site.data).free
+    if free < needed:
+        raise CommandError(
+            f"{site.data}: not enough space to restore {chosen.id}: "
+            f"{needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free."
+        )
+    scratch.mkdir(mode=0o700)
+    try:
+        _give_away(scratch)
+        mounts = [Mount(settings.directory, _INSIDE), *_protected(site), Mount(scratch, "/site/scratch", writable=True)]
+        verb = ["drill", "--output", _INSIDE, "--backup", chosen.id, "--scratch", "/site/scratch"]
+        container = OneShot(site, "drill", mounts, verb, settings.time_limit, memory="1g")
+        result = container.run(record)
+        try:
+            return answer(result, "drill")
+        except CommandError as error:
+            raise CommandError(f"{chosen.id} could not be restored and booted: {error}", error.exit_status) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _give_away(path: Path) -> None:
+    """Give a directory to the user of the containers; only root can, and only root needs to."""
+    if os.geteuid() == 0:
+        os.chown(path, 10001, 10001)
+
+
+def check_offsite(site: Site) -> None:
+    """Check the off-site repository."""
+    settings = site.settings()
+    with site.lock("offsite_check"), _known(site, settings, "offsite_check"):
+        offsite.check(site, settings)
+        note(site.name, "the off-site repository is right", settings.directory)
+        publish(site, settings)
+
+
+def watch(site: Site) -> str:
+    """Raise an alarm if backups or drills are not as they should be: at each change, and once a day while it holds.
+
+    Returns:
+        What to tell now; empty if there is nothing new. That all is well again is told once too.
+
+    Raises:
+        CommandError: the alarm, with an empty message if it has been told.
+    """
+    settings = site.settings()
+    with site.lock("watch"):
+        health = Health.of(site, settings)
+        problems = health.problems()
+        before = site.memory().get("alarm") or {}
+        kinds = sorted(problems)
+        text = "\n".join(problems[kind] for kind in kinds)
+        publish(site, settings)
+        if kinds:
+            note(site.name, text, settings.directory, syslog.LOG_ERR)
+            if kinds == before.get("kinds") and health.now - float(before.get("told") or 0) < _ALARM_INTERVAL:
+                raise CommandError("")
+            since = before.get("since") if before.get("kinds") else health.now
+            site.remember(alarm={"kinds": kinds, "since": since, "told": health.now})
+            beat(site.name, settings, well=False)
+            raise CommandError(text)
+        if before.get("kinds"):
+            site.remember(alarm={})
+            held = span(health.now - float(before.get("since") or health.now))
+            text = f"All is well again, after {held}: {', '.join(before['kinds'])}."
+            note(site.name, text, settings.directory)
+            return text
+        return ""

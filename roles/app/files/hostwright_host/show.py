@@ -1,0 +1,133 @@
+"""What the command prints for a reader: one page of 80 columns, a table."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hostwright_host.containers import container_state
+from hostwright_host.errors import CommandError
+from hostwright_host.health import Health, first_line, span
+from hostwright_host.site import Site, field
+from hostwright_host.store import Backup, written
+
+_WIDTH = 80
+_LABEL = 12
+
+
+def status(site: Site) -> dict[str, Any]:
+    """Say which release is live, whether its container runs, and how its backups are."""
+    record = site.current()
+    container = container_state(field(record, "container", "release's record"))
+    found: dict[str, Any] = {"site": site.name, "release": record, "container": container}
+    if site.settings_path.exists():
+        found |= Health.of(site, site.settings()).summary(site)
+    else:
+        found |= {"backup": None, "backups": 0, "problems": {"none": "No backups are set up: run the role backup."}}
+    if container["status"] != "running":
+        down = f"The container {container['name']} is {container['status']}."
+        found["problems"] = {"down": down, **found["problems"]}
+    return found
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """Lay the status out for a reader."""
+    record, container = found["release"], found["container"]
+    what = f"{found['site']}: release {record.get('release')}, version {record.get('version')}"
+    lines = [f"{what}, container {container['name']} {container['status']}"]
+    if "interval_seconds" in found:
+        lines += _part("backups", _backups(found))
+        for label, run in (("last run", "last_run"), ("drill", "drill")):
+            lines += _part(label, _run(found[run]))
+        if found["offsite"]:
+            lines += _part("off-site", _run(found["offsite"]))
+        if found["offsite_check"]:
+            lines += _part("", f"checked {_run(found['offsite_check'])}")
+    for text in found["problems"].values():
+        lines += _part("WRONG", text)
+    return "\n".join(lines)
+
+
+def _part(label: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=f"  {label:<{_LABEL - 2}}", subsequent_indent=" " * _LABEL, break_on_hyphens=False
+    )
+
+
+def _backups(found: Mapping[str, Any]) -> str:
+    due = f"one is due every {span(found['interval_seconds'])}"
+    newest = found["backup"]
+    if not newest:
+        return f"none yet; {due}"
+    return (
+        f"{found['backups']}, {size(found['stored_bytes'])} on disk; the newest is {newest['id']}, "
+        f"{span(newest['age_seconds'])} old ({due}): database {size(newest['database_bytes'])}, "
+        f"{size(newest['archive_bytes'])} packed, {newest['rows_total']} rows; "
+        f"media {size(newest['media_bytes'])}; made and verified in {newest['seconds']:.1f} s"
+    )
+
+
+def _run(run: Mapping[str, Any] | None) -> str:
+    if not run:
+        return "none yet"
+    how = "well" if run.get("ok") else f"FAILED: {first_line(run)}"
+    what = str(run.get("id") or "") or ", ".join(str(one.get("id")) for one in run.get("backups") or [])
+    recovery = f"; the newest restored and booted in {run['recovery']:.1f} s" if run.get("recovery") else ""
+    return f"{run.get('time')}, {how}{': ' + what if what else ''}{recovery}"
+
+
+def table(backups: Sequence[Backup], now: float) -> str:
+    """List backups, the newest first."""
+    rows = [("BACKUP", "AGE", "DATABASE", "PACKED", "MEDIA", "ROWS")] + [
+        (
+            backup.id, span(now - backup.taken), size(backup.database_bytes), size(backup.archive_bytes),
+            size(backup.media_bytes), str(backup.rows),
+        )
+        for backup in reversed(backups)
+    ]  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+        for row in rows
+    )
+
+
+def as_data(backups: Sequence[Backup]) -> list[dict[str, Any]]:
+    """List backups, oldest first, in JSON's types."""
+    return [
+        {
+            "id": backup.id,
+            "time": written(backup.taken),
+            "release": backup.manifest.get("release"),
+            "version": backup.manifest.get("version"),
+            "database_bytes": backup.database_bytes,
+            "archive_bytes": backup.archive_bytes,
+            "media_bytes": backup.media_bytes,
+            "rows_total": backup.rows,
+            "seconds": backup.seconds,
+        }
+        for backup in backups
+    ]
+
+
+def require_fresh(site: Site) -> None:
+    """Refuse stale backups; where none are set up nothing is late.
+
+    Raises:
+        CommandError: says what is wrong with them.
+    """
+    if not site.settings_path.exists():
+        return
+    problems = Health.of(site, site.settings()).backup_problems()
+    if problems:
+        raise CommandError(" ".join(problems.values()))
+
+
+def size(number: float) -> str:
+    """Write a number of bytes."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
