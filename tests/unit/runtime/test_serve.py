@@ -112,6 +112,24 @@ def test_unready_until_migrated(release: Release, serve: Start) -> None:
     stop(server)
 
 
+def test_readiness_shows_how_old_the_newest_backup_is(release: Release, serve: Start) -> None:
+    release.migrate()
+    server = serve()
+    release.answer("probe", "--timeout", "10")
+    path = release.socket.parents[2] / "backup.json"
+    for age, stale in ((100, False), (8000, True)):
+        path.write_text(json.dumps({"time": time.time() - age, "stale_after_seconds": 7200, "drill": True}))
+        status, text = get(release, probe.READY_PATH)
+        backup = json.loads(text)["backup"]
+        assert (status, backup["stale"], backup["drill"]) == (200, stale, True)
+        assert age <= backup["age_seconds"] < age + 10
+    path.write_text(json.dumps({"time": None, "stale_after_seconds": 7200, "drill": None}))
+    assert json.loads(get(release, probe.READY_PATH)[1])["backup"]["age_seconds"] is None
+    path.write_text("nonsense")
+    assert get(release, probe.READY_PATH) == (200, '{"status": "ready"}\n')
+    stop(server)
+
+
 def test_a_project_that_does_not_import_ends_the_server_with_one_message(release: Release, serve: Start) -> None:
     release.write({"mysite/wsgi.py": "import nonsense\n"})
     server = serve()

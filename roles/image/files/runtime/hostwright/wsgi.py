@@ -5,12 +5,13 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from hostwright import migrations, project
+from hostwright import configuration, migrations, project
 from hostwright.errors import HostwrightError
 from hostwright.probe import READY_PATH
 
@@ -22,15 +23,20 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 class Readiness:
     """Answer the readiness probe and leave every other request to the project."""
 
-    def __init__(self, application: Application, unready: Callable[[], str | None]) -> None:
+    def __init__(
+        self, application: Application, unready: Callable[[], str | None], backups: Callable[[], dict[str, Any] | None]
+    ) -> None:
         """Wrap a project's application.
 
         Args:
             application: the project's.
             unready: returns why the site cannot serve, or None if it can.
+            backups: returns how old the newest backup is, or None if that is not known. It is shown, no more: a site
+                whose backups are stale serves.
         """
         self._application = application
         self._unready = unready
+        self._backups = backups
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Handle one request (PEP 3333)."""
@@ -38,7 +44,9 @@ class Readiness:
             return self._application(environ, start_response)
         reason = self._unready()
         status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
-        answer = {"status": "unready", "reason": reason} if reason else {"status": "ready"}
+        answer: dict[str, Any] = {"status": "unready", "reason": reason} if reason else {"status": "ready"}
+        if found := self._backups():
+            answer["backup"] = found
         body = json.dumps(answer).encode() + b"\n"
         headers = [
             ("Content-Type", "application/json"),
@@ -83,6 +91,21 @@ class DatabaseCheck:
         return None
 
 
+def backup_freshness() -> dict[str, Any] | None:
+    """Return how old the newest backup is, by what the host has written beside ``current``; None if it has not."""
+    release = configuration.load()
+    if release is None or release.server.socket is None:
+        return None
+    try:
+        found = json.loads((release.server.socket.parents[2] / "backup.json").read_text(encoding="utf-8"))
+        if found["time"] is None:
+            return {"age_seconds": None, "stale": None, "drill": found["drill"]}
+        age = time.time() - found["time"]
+        return {"age_seconds": round(age), "stale": age > found["stale_after_seconds"], "drill": found["drill"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def load() -> Readiness:
     """Import the project's application; where that fails say so in one message and end the whole server.
 
@@ -90,7 +113,7 @@ def load() -> Readiness:
     """
     try:
         with project.explained("the WSGI application"):
-            return Readiness(project.wsgi_application(), DatabaseCheck())
+            return Readiness(project.wsgi_application(), DatabaseCheck(), backup_freshness)
     except HostwrightError as error:
         print(f"hostwright serve: {error}", file=sys.stderr, flush=True)
         server = multiprocessing.parent_process()
