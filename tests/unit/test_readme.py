@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 ROLES = sorted(str(path.relative_to(PROJECT)) for path in (PROJECT / "roles").glob("*/README.md"))
 TEXTS = ["README.md", "docs/architecture.md", "docs/operations.md", *ROLES]
 # Tools of the reader's machine or host; the names are all that can be checked here.
-TOOLS = {"docker": {"logs", "rm"}, "journalctl": {"-t"}, "ssh": {"admin@www.example.org"}}
+TOOLS = {"docker": {"logs", "rm"}, "journalctl": {"-t"}, "restic": {"--repo"}, "ssh": {"admin@www.example.org"}}
 
 
 @dataclass(frozen=True)
