@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
@@ -11,6 +12,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.site import APP_
 from ansible_collections.hostwright.django.plugins.module_utils.spec import Spec
 
 TMP = "/tmp"  # noqa: S108 (the container's own, in memory)
+BACKUPS = "/site/backups"  # where a container sees a directory of backups
 HELPER = "release"  # the part of a site's one-shot container
 REMOVAL_SECONDS = 10.0
 PAUSE = 0.1
@@ -74,6 +76,22 @@ class Containers:
         return [
             "run", "--rm", "--interactive", "--name", self.helper, "--network", "none", *self._hardened(spec),
             *self._mounts(read_only=(f"{self.site.name}_media",)), *self._labels(number), image, *verb,
+        ]  # fmt: skip
+
+    def filler(self, spec: Spec, number: int, backups: Path, *verb: str) -> list[str]:
+        """Docker's arguments to fill a database generation from a directory, which the container sees read-only.
+
+        The site's directories are bound by their paths: the Engine mounts a volume once for all its containers, so
+        that one which runs would have it show a directory that was removed.
+        """
+        mounts = [
+            word
+            for path, target, read_only in (*self.site.volumes.values(), (backups, BACKUPS, True))
+            for word in ("--mount", f"type=bind,src={path},dst={target}{',readonly' if read_only else ''}")
+        ]
+        return [
+            "run", "--rm", "--name", self.helper, "--network", "none", *self._hardened(spec), *mounts,
+            *self._labels(number), spec.image, *verb,
         ]  # fmt: skip
 
     def hook(self, name: str, spec: Spec, number: int, command: tuple[str, ...]) -> list[str]:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,7 +41,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.site import (
     with_numbers,
     write_durably,
 )
-from ansible_collections.hostwright.django.plugins.module_utils.spec import Spec
+from ansible_collections.hostwright.django.plugins.module_utils.spec import Command, Spec
 
 HASHED_NAME = re.compile(r"\.[0-9a-f]{12}\.[^./]+$")  # as ManifestStaticFilesStorage names files
 NGINX = "hostwright-nginx"
@@ -69,6 +69,7 @@ class Attempt:
     stopped: list[str] = field(default_factory=list)
     held_since: float = 0.0
     held: float = 0.0
+    restored: str = ""
 
     def close(self) -> None:
         """End the migrator, and with it the guard."""
@@ -276,19 +277,27 @@ class Releaser:
 
     def _release(self, current: Record | None, spec: Spec, back: Back | None = None) -> Outcome:
         new = Attempt(self.site.next_number(), current.generation if current else 1)
+        return self._transact(current, new, spec, partial(self._get_ready, current, new, spec, back))
+
+    def _get_ready(self, current: Record | None, new: Attempt, spec: Spec, back: Back | None) -> None:
+        """All between preparing and committing: the new release serves, and requests wait if its database is new."""
+        migrator = self._look(new, spec, spec.image)
+        if current is None:
+            self._begin(new, spec, migrator)
+            return
+        move = self._choose(current, new, migrator, back)
+        self._before(new, spec)
+        if move is None:
+            self._replace(current, new, spec)
+        else:
+            self._move(current, new, spec, move)
+
+    def _transact(self, current: Record | None, new: Attempt, spec: Spec, get_ready: Callable[[], None]) -> Outcome:
+        """Prepare a release, get it ready and commit it; whatever fails before is undone."""
         started = time.time()
         try:
             image_id = self._prepare(new, spec)
-            migrator = self._look(new, spec, spec.image)
-            if current is None:
-                self._begin(new, spec, migrator)
-            else:
-                move = self._choose(current, new, migrator, back)
-                self._before(new, spec)
-                if move is None:
-                    self._replace(current, new, spec)
-                else:
-                    self._move(current, new, spec, move)
+            get_ready()
             record = self._commit(current, new, spec, image_id)
         except BaseException as error:
             self._undo(current, new)
@@ -358,8 +367,11 @@ class Releaser:
         Raises:
             ReleaseError: one failed; the release is live all the same.
         """
-        for command in spec.post_release:
-            self.progress.at(f"run '{' '.join(command)}' after the release")
+        self._run_after(new, spec, spec.post_release, "release")
+
+    def _run_after(self, new: Attempt, spec: Spec, commands: Sequence[Command], what: str) -> None:
+        for command in commands:
+            self.progress.at(f"run '{' '.join(command)}' after the {what}")
             words = ["exec", self.containers.web(new.number), "python3", "manage.py", *command]
             done = self.engine.run(words, spec.migrate_timeout)
             if done.status != 0:
@@ -401,6 +413,17 @@ class Releaser:
         self.progress.at("wait until the new release has loaded")
         self._readiness.wait_loaded(new.number, spec, time.monotonic() + spec.health_timeout)
         self._rest_workers(current, new, spec)
+        limit = self._hold(current, new, spec, migrator)
+        self.progress.at("copy the database into a new generation")
+        make_directory(self.site.generation(new.generation), 0o700, APP_UID, APP_GID)
+        migrator.copy(database(move.source), database(new.generation), limit())
+        self._migrate(new, migrator, move, limit())
+        self.progress.at("wait until the new release is ready")
+        until = time.monotonic() + min(limit(), spec.health_timeout)
+        self._readiness.wait_ready(new.number, spec, until, patience=ERROR_SECONDS)
+
+    def _hold(self, current: Record, new: Attempt, spec: Spec, migrator: Migrator) -> Callable[[], float]:
+        """Have requests wait and the old release write no more; what is returned tells the seconds that are left."""
         nginx = self._nginx()
         self.progress.at("hold requests")
         new.gate = Maintenance(self.site.maintenance) if spec.maintenance else Gate(self.site.hold)
@@ -411,13 +434,7 @@ class Releaser:
         self._drain(current, nginx, spec)
         self.progress.at("guard the old database")
         migrator.guard(database(current.generation), min(limit(), spec.hold_seconds / 2))
-        self.progress.at("copy the database into a new generation")
-        make_directory(self.site.generation(new.generation), 0o700, APP_UID, APP_GID)
-        migrator.copy(database(move.source), database(new.generation), limit())
-        self._migrate(new, migrator, move, limit())
-        self.progress.at("wait until the new release is ready")
-        until = time.monotonic() + min(limit(), spec.health_timeout)
-        self._readiness.wait_ready(new.number, spec, until, patience=ERROR_SECONDS)
+        return limit
 
     def _time_left(self, gate: Gate, spec: Spec) -> float:
         """Seconds that a step may take before the hold ends.
@@ -518,7 +535,7 @@ class Releaser:
             container=self.containers.web(new.number), configuration=f"/site/config/releases/{new.number}.json",
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), migrations=new.migrations,
             previous=current.release if current else None, spec_digest=spec.digest(self.site.secret_key()),
-            spec=spec.recorded(),
+            spec=spec.recorded(), restored=new.restored,
         )  # fmt: skip
         self.site.commit(record, partial(self._look_again, new.gate, new.migrator, spec) if new.gate else None)
         self._let_go(new)

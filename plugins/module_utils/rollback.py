@@ -30,6 +30,22 @@ class Rollback:
     maintenance: bool = False
 
 
+def wish_of(site: Site, engine: Engine, record: Record, step: str) -> Spec:
+    """What a kept release was asked to be, with its secrets.
+
+    Raises:
+        ReleaseError: its image has gone.
+    """
+    image = engine.image(record.image)
+    if image is None or image.labels.get(SOURCE_LABEL, record.source_digest) != record.source_digest:
+        raise ReleaseError(
+            step,
+            f"the image {record.image} of release {record.release} is not on the host any more: deploy that version",
+        )
+    kept = site.secrets(record.release)
+    return Spec.of_record(record.spec, {path.name: path.read_text()[:-1] for path in kept.iterdir()})
+
+
 class Back:
     """The way to an older release of a site.
 
@@ -72,17 +88,8 @@ class Back:
         Raises:
             ReleaseError: its image has gone.
         """
-        target, wish = self.target, self._wish
-        image = engine.image(target.image)
-        if image is None or image.labels.get(SOURCE_LABEL, target.source_digest) != target.source_digest:
-            raise ReleaseError(
-                self._progress.step,
-                f"the image {target.image} of release {target.release} is not on the host any more: "
-                "deploy that version",
-            )
-        kept = self._site.secrets(target.release)
-        spec = Spec.of_record(target.spec, {path.name: path.read_text()[:-1] for path in kept.iterdir()})
-        return replace(spec, hold_seconds=wish.hold_seconds, maintenance=wish.maintenance)
+        spec = wish_of(self._site, engine, self.target, self._progress.step)
+        return replace(spec, hold_seconds=self._wish.hold_seconds, maintenance=self._wish.maintenance)
 
     def move(self, pending: tuple[str, ...], unknown: tuple[str, ...], migrator: Migrator) -> Move | None:
         """What has to happen to the database, if anything.

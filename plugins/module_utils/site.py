@@ -31,6 +31,7 @@ class Record:
     """The immutable record of a release (DESIGN §2).
 
     ``spec_digest`` identifies everything that was asked for; ``spec`` holds it, but for the secrets.
+    ``restored`` names the backup or the file that the generation was filled from, if the release is a restore.
     """
 
     site: str
@@ -47,6 +48,7 @@ class Record:
     previous: int | None
     spec_digest: str
     spec: dict[str, Any] = field(default_factory=dict)
+    restored: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Record:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from ansible_collections.hostwright.django.plugins.module_utils.site import ReleaseError
 
 # What may differ without making another release.
 UNRELATED = (
@@ -20,6 +23,7 @@ UNRELATED = (
     "maintenance",
     "pre_release",
     "post_release",
+    "post_restore",
 )
 
 Command = tuple[str, ...]
@@ -49,7 +53,8 @@ class Spec:
 
     ``source_digest`` is that of the project alone, ``image_digest`` that of all that decides the image's content;
     ``configuration`` lacks what only the release's number decides. ``workers`` are management commands that run all
-    the time, ``jobs`` those that cron starts; ``pre_release`` and ``post_release`` run once for every release.
+    the time, ``jobs`` those that cron starts; ``pre_release`` and ``post_release`` run once for every release,
+    ``post_restore`` besides for every one that is a restore.
     """
 
     image: str
@@ -70,6 +75,7 @@ class Spec:
     jobs: Mapping[str, Job] = field(default_factory=dict)
     pre_release: tuple[Command, ...] = ()
     post_release: tuple[Command, ...] = ()
+    post_restore: tuple[Command, ...] = ()
 
     def digest(self, secret_key: str) -> str:
         """What identifies the wish; secrets take part keyed, so that the record tells nothing of them."""
@@ -97,5 +103,28 @@ class Spec:
                 "jobs": {name: Job(job["schedule"], tuple(job["command"])) for name, job in recorded["jobs"].items()},
                 "pre_release": tuple(tuple(command) for command in recorded["pre_release"]),
                 "post_release": tuple(tuple(command) for command in recorded["post_release"]),
+                "post_restore": tuple(tuple(command) for command in recorded["post_restore"]),
             }
         )
+
+
+def words_of(option: str, line: object) -> Command:
+    """A management command as its words.
+
+    Args:
+        option: where it is written, for the message.
+        line: as a shell would read it.
+
+    Raises:
+        ReleaseError: it is no command.
+    """
+    try:
+        words = tuple(shlex.split(line)) if isinstance(line, str) else ()
+    except ValueError as error:
+        raise ReleaseError("read the settings", f"{option}: {line!r} cannot be read: {error}") from error
+    if not words:
+        raise ReleaseError(
+            "read the settings",
+            f"{option}: {line!r} is no management command; write it as in 'clearsessions --verbosity 0'",
+        )
+    return words

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,8 +15,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hostwright.django.plugins.module_utils.cron import problem as cron_problem
 from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
 from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser
+from ansible_collections.hostwright.django.plugins.module_utils.restore import Restorer, Source
+from ansible_collections.hostwright.django.plugins.module_utils.restore_backups import Shelf
 from ansible_collections.hostwright.django.plugins.module_utils.site import ReleaseError, Site
-from ansible_collections.hostwright.django.plugins.module_utils.spec import Command, Job, Limits, Spec
+from ansible_collections.hostwright.django.plugins.module_utils.spec import Job, Limits, Spec, words_of
 
 DOCUMENTATION = r"""
 module: release
@@ -114,6 +115,23 @@ options:
     type: list
     elements: str
     default: []
+  post_restore:
+    description: Management commands that run in the new release when it is live, if it is a restored one.
+    type: list
+    elements: str
+    default: []
+  restore:
+    description: A backup on the host to make the first release of, with its secret key. The site must not be there yet.
+    type: dict
+    suboptions:
+      directory:
+        description: Directory of the backup.
+        type: path
+        required: true
+      backup:
+        description: V(latest), a backup's id, or a time.
+        type: str
+        default: latest
   hold_seconds:
     description: Seconds that requests may wait while a release that migrates commits.
     type: float
@@ -233,6 +251,10 @@ rehearsed:
   description: What the rehearsal of the migrations took, in seconds and bytes, and the hold it predicted.
   type: dict
   returned: success
+restored:
+  description: What the first release was restored from, as M(hostwright.django.restore) returns it.
+  type: dict
+  returned: success
 step:
   description: Step that failed.
   type: str
@@ -260,6 +282,14 @@ ARGUMENTS: dict[str, Any] = {
     "jobs": {"type": "dict", "default": {}},
     "pre_release": {"type": "list", "elements": "str", "default": []},
     "post_release": {"type": "list", "elements": "str", "default": []},
+    "post_restore": {"type": "list", "elements": "str", "default": []},
+    "restore": {
+        "type": "dict",
+        "options": {
+            "directory": {"type": "path", "required": True},
+            "backup": {"type": "str", "default": "latest"},
+        },
+    },
     "hold_seconds": {"type": "float", "default": 10.0},
     "maintenance": {"type": "bool", "default": False},
     "by": {"type": "str", "default": ""},
@@ -338,10 +368,11 @@ def spec_of(parameters: dict[str, Any]) -> Spec:
         keep_releases=parameters["keep_releases"],
         hold_seconds=parameters["hold_seconds"],
         maintenance=parameters["maintenance"],
-        workers={_part("workers", name): _words("workers", line) for name, line in parameters["workers"].items()},
+        workers={_part("workers", name): words_of("workers", line) for name, line in parameters["workers"].items()},
         jobs={_part("jobs", name): _job(name, job) for name, job in parameters["jobs"].items()},
-        pre_release=tuple(_words("pre_release", line) for line in parameters["pre_release"]),
-        post_release=tuple(_words("post_release", line) for line in parameters["post_release"]),
+        pre_release=tuple(words_of("pre_release", line) for line in parameters["pre_release"]),
+        post_release=tuple(words_of("post_release", line) for line in parameters["post_release"]),
+        post_restore=tuple(words_of("post_restore", line) for line in parameters["post_restore"]),
     )
 
 
@@ -353,26 +384,13 @@ def _part(option: str, name: object) -> str:
     return str(name)
 
 
-def _words(option: str, line: object) -> Command:
-    try:
-        words = tuple(shlex.split(line)) if isinstance(line, str) else ()
-    except ValueError as error:
-        raise ReleaseError("read the settings", f"{option}: {line!r} cannot be read: {error}") from error
-    if not words:
-        raise ReleaseError(
-            "read the settings",
-            f"{option}: {line!r} is no management command; write it as in 'clearsessions --verbosity 0'",
-        )
-    return words
-
-
 def _job(name: object, job: object) -> Job:
     if not isinstance(job, dict) or set(job) != {"schedule", "command"}:
         raise ReleaseError("read the settings", f"jobs: {name!r} needs 'schedule' and 'command', and nothing else")
     problem = cron_problem(job["schedule"])
     if problem:
         raise ReleaseError("read the settings", f"jobs: {name}: {problem}")
-    return Job(str(job["schedule"]), _words("jobs", job["command"]))
+    return Job(str(job["schedule"]), words_of("jobs", job["command"]))
 
 
 def described(site: Site) -> str:
@@ -422,18 +440,26 @@ def main() -> None:
     for signalled in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signalled, lambda *_: sys.exit("ended by a signal"))  # the release is undone on its way out
     site = Site(module.params["site"], Path(module.params["root"]))
-    releaser = Releaser(site, Engine(), audit={name: module.params[name] for name in ("by", "bytes")})
+    audit = {name: module.params[name] for name in ("by", "bytes")}
+    anew = module.params["restore"]
+    releaser = Restorer(site, Engine(), audit=audit) if anew else Releaser(site, Engine(), audit=audit)
     try:
         spec = spec_of(module.params)
         before = described(site)
         planned = module.params["image_migrations"]
         if module.check_mode:
             outcome = releaser.plan(spec, planned)
+        elif isinstance(releaser, Restorer):
+            directory = Path(anew["directory"])
+            outcome = releaser.rebuild(spec, Source(directory, Shelf.of(directory).choose(anew["backup"])))
         else:
             outcome = releaser.rehearse(spec) if module.params["rehearsal"] else releaser.run(spec)
         for warning in outcome.warnings:
             module.warn(warning)
-        module.exit_json(**outcome.result(), diff=difference(before, outcome, spec, site))
+        restored = None
+        if isinstance(releaser, Restorer) and not module.check_mode:
+            restored = releaser.restored.result()
+        module.exit_json(**outcome.result(), restored=restored, diff=difference(before, outcome, spec, site))
     except ReleaseError as error:
         module.fail_json(msg=releaser.explained(error), step=error.step, log=error.log)
     except EngineError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -243,7 +244,40 @@ class PretendedEngine(Engine):
         image = next(word for word in words if word in self.images)
         if words[-1] == "migrator":
             self.containers[name] = Container(image, words, running=True)
+        if "restore" in words:
+            return self._restore(words)
         return Answer(0, "{}")
+
+    def _restore(self, words: list[str]) -> Answer:
+        """Fill a generation, as the runtime does: archives are databases of this file, packed or not alike."""
+        mounts = [dict(part.partition("=")[::2] for part in words[i + 1].split(",")) for i in _places(words, "--mount")]
+        places = {mount["dst"]: Path(mount["src"]) for mount in mounts}
+
+        def value(option: str) -> str:
+            return words[words.index(option) + 1]
+
+        def on_host(path: str) -> Path:
+            inside = next(place for place in places if Path(path).is_relative_to(place))
+            return places[inside] / Path(path).relative_to(inside)
+
+        target = on_host(value("--target"))
+        if "--file" in words:
+            content = on_host(value("--file")).read_text()
+            answer: dict[str, Any] = {"rows": {}, "rows_total": len(json.loads(content)["rows"])}
+        else:
+            directory = on_host(value("--output"))
+            manifest = json.loads((directory / f"{value('--backup')}.json").read_text())
+            content = (directory / manifest["archive"]["name"]).read_text()
+            if hashlib.sha256(content.encode()).hexdigest() != manifest["archive"]["sha256"]:
+                return Answer(1, stderr="hostwright restore: the archive is not what was written.")
+            media = directory / f"{value('--backup')}.media"
+            lacking = [path for path in media.glob("*") if not (on_host(value("--media")) / path.name).exists()]
+            for path in lacking:
+                shutil.copyfile(path, on_host(value("--media")) / path.name)
+            answer = {"manifest": manifest, "media_restored": len(lacking)}
+        assert not target.exists()
+        target.write_text(content)
+        return Answer(0, json.dumps({**answer, "seconds": {"total": 0.1}}))
 
     def _do_migrator(self, words: list[str]) -> Answer:
         word = json.loads(words[2])
@@ -347,3 +381,7 @@ class PretendedMigrator(Conversation):
     def close(self, patience: float = 10) -> None:  # noqa: ARG002
         self.engine.guarded = None
         self.engine.containers.pop(self.name, None)
+
+
+def _places(words: list[str], option: str) -> list[int]:
+    return [place for place, word in enumerate(words) if word == option]

@@ -1204,6 +1204,7 @@ UNRELATED: dict[str, Any] = {
     "maintenance": True,
     "pre_release": (("check",),),
     "post_release": (("check",),),
+    "post_restore": (("check",),),
 }
 
 
@@ -1256,12 +1257,14 @@ CHANGES = {
     "jobs": {"tidy": {"schedule": "5 4 * * *", "command": "clearsessions"}},
     "pre_release": ["check"],
     "post_release": ["check"],
+    "post_restore": ["check"],
     "maintenance": True,
 }
 
 
 @pytest.mark.parametrize(
-    "option", sorted(set(module.ARGUMENTS) - {"site", "root", "by", "bytes", "image_migrations", "rehearsal"})
+    "option",
+    sorted(set(module.ARGUMENTS) - {"site", "root", "by", "bytes", "image_migrations", "rehearsal", "restore"}),
 )
 def test_each_option_of_the_module_counts(option: str) -> None:
     timing = set(UNRELATED)

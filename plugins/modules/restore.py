@@ -1,0 +1,250 @@
+"""Restore a site's database, or list its backups."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.hostwright.django.plugins.module_utils.restore import Restorer, Source, Wish
+from ansible_collections.hostwright.django.plugins.module_utils.restore_backups import Shelf, check
+from ansible_collections.hostwright.django.plugins.module_utils.site import Record, ReleaseError, Site
+from ansible_collections.hostwright.django.plugins.module_utils.spec import words_of
+
+DOCUMENTATION = r"""
+module: restore
+short_description: Restore a Django site from a backup, import a database, or list the backups
+description:
+  - Makes a new release of the live one's image and configuration on a database that is filled from a backup, by the
+    same transaction as M(hostwright.django.release). The backup is verified, unpacked into a new database generation
+    and migrated, and the release is started on it and probed, before any request waits. Whatever goes wrong leaves
+    the live release serving.
+  - The database before the restore stays as that of the release before. M(hostwright.django.rollback) with
+    C(schema=generation) brings it back.
+  - Uploaded files that are missing are put back; none is overwritten or removed.
+  - Without O(backup) and O(file) the backups are listed.
+options:
+  site:
+    description: Name of the site.
+    type: str
+    required: true
+  root:
+    description: Directory on the host that holds all sites.
+    type: path
+    default: /srv/hostwright
+  directory:
+    description: Directory of the backups. Without it, the one that the role backup has set up.
+    type: path
+  backup:
+    description: V(latest), a backup's id, or a time (ISO 8601, UTC without a zone) at which it must have been made.
+    type: str
+  file:
+    description: A database to import instead, on the host - a plain SQLite file or one packed as C(.sqlite3.zst).
+    type: path
+  hold_seconds:
+    description: Seconds that requests may wait while the live release is left.
+    type: float
+    default: 10
+  maintenance:
+    description: Answer 503 with a plain page, for as long as that takes, instead of having requests wait.
+    type: bool
+    default: false
+  post_restore:
+    description: Management commands that run in the new release when it is live.
+    type: list
+    elements: str
+    default: []
+  time_limit:
+    description: Seconds that verifying and unpacking may take.
+    type: int
+    default: 3600
+  by:
+    description: Who restores, for the audit log.
+    type: str
+    default: ''
+attributes:
+  check_mode:
+    description: Checks the backup's files and says what it holds.
+    support: full
+  diff_mode:
+    description: Shows the live release and the backup.
+    support: full
+author: Hostwright contributors
+"""
+
+EXAMPLES = r"""
+- name: List the backups
+  hostwright.django.restore:
+    site: polls
+
+- name: Restore the newest one
+  hostwright.django.restore:
+    site: polls
+    backup: latest
+
+- name: Import a database
+  hostwright.django.restore:
+    site: polls
+    file: /root/import/db.sqlite3
+"""
+
+RETURN = r"""
+backups:
+  description: The backups, the oldest one first, with C(id), C(time), C(release), C(rows_total), C(bytes) and more.
+  type: list
+  elements: dict
+  returned: when nothing is restored
+table:
+  description: The same as lines of text, the newest one first.
+  type: list
+  elements: str
+  returned: when nothing is restored
+chosen:
+  description: The backup that is meant, with the names of its files.
+  type: dict
+  returned: in check mode, when a backup is named
+release:
+  description: Number of the new live release.
+  type: int
+  returned: when something was restored
+previous:
+  description: Number of the release that was live before.
+  type: int
+  returned: when something was restored
+backup:
+  description: Id of the backup, or the name of the imported file.
+  type: str
+  returned: when something was restored
+backup_time:
+  description: When the backup was made; empty for an imported file.
+  type: str
+  returned: when something was restored
+rows_total:
+  description: Rows that were restored.
+  type: int
+  returned: when something was restored
+media_restored:
+  description: Number of missing uploaded files that were put back.
+  type: int
+  returned: when something was restored
+migrations:
+  description: Migrations that were applied to the restored database.
+  type: list
+  elements: str
+  returned: when something was restored
+held:
+  description: Seconds during which requests waited, or were answered 503.
+  type: float
+  returned: when something was restored
+rpo_seconds:
+  description: Age of the backup when the restore began; empty for an imported file.
+  type: int
+  returned: when something was restored
+rto_seconds:
+  description: Seconds from the beginning until the restored site served.
+  type: float
+  returned: when something was restored
+live_database_missing:
+  description: Whether the live release's database was gone, so that nothing of it could be kept.
+  type: bool
+  returned: when something was restored
+step:
+  description: Step that failed.
+  type: str
+  returned: failure
+"""
+
+ARGUMENTS: dict[str, Any] = {
+    "site": {"type": "str", "required": True},
+    "root": {"type": "path", "default": "/srv/hostwright"},
+    "directory": {"type": "path"},
+    "backup": {"type": "str"},
+    "file": {"type": "path"},
+    "hold_seconds": {"type": "float", "default": 10.0},
+    "maintenance": {"type": "bool", "default": False},
+    "post_restore": {"type": "list", "elements": "str", "default": []},
+    "time_limit": {"type": "int", "default": 3600},
+    "by": {"type": "str", "default": ""},
+}
+DIRECTORY = Path("/var/backups/hostwright")
+
+
+def directory_of(site: Site, given: str | None) -> Path:
+    """Where the site's backups are: as given, as the role backup has set it up, or where it would."""
+    settings = site.configuration / "backup.json"
+    if given:
+        return Path(given)
+    if settings.exists():
+        return Path(json.loads(settings.read_text())["directory"])
+    return DIRECTORY / site.name
+
+
+def source_of(site: Site, given: dict[str, Any]) -> Source | None:
+    """What is to be restored, None if that was not said.
+
+    Raises:
+        ReleaseError: it is not there.
+    """
+    if given["file"]:
+        file = Path(given["file"])
+        if not file.is_file():
+            raise ReleaseError("choose the database", f"there is no file {file}")
+        return Source(file.parent, file=file.name)
+    if not given["backup"]:
+        return None
+    shelf = Shelf.of(directory_of(site, given["directory"]))
+    return Source(shelf.directory, shelf.choose(given["backup"]))
+
+
+def difference(current: Record | None, source: Source) -> dict[str, str]:
+    """The live release and what would take the place of its database, as text for ``--diff``."""
+    before = f"release: {current.release}\nimage: {current.image}\n" if current else ""
+    lines = [f"restored from: {source.name}", f"bytes: {source.bytes}"]
+    if source.backup:
+        told = source.backup.manifest
+        lines += [f"made: {told['time']}", f"by: {told['image']}, release {told['release']}"]
+        lines += [f"rows: {told['rows_total']}", *(f"rows of {name}: {n}" for name, n in told["rows"].items())]
+    return {"before": before, "after": f"{before}{os.linesep.join(lines)}\n"}
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, mutually_exclusive=[("backup", "file")], supports_check_mode=True)
+    os.umask(0o022)  # Nginx, which is not root, reads what is made here
+    for signalled in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signalled, lambda *_: sys.exit("ended by a signal"))  # it is undone on its way out
+    given: dict[str, Any] = module.params
+    site = Site(given["site"], Path(given["root"]))
+    restorer = Restorer(site, Engine(), audit={"by": given["by"]})
+    try:
+        source = source_of(site, given)
+        if source is None:
+            shelf = Shelf.of(directory_of(site, given["directory"]))
+            module.exit_json(changed=False, backups=[backup.described() for backup in shelf.whole], table=shelf.table())
+            return
+        commands = tuple(words_of("post_restore", line) for line in given["post_restore"])
+        current = site.current_record()
+        diff = difference(current, source)
+        if module.check_mode:
+            if source.backup:
+                check(source.backup)
+            chosen = source.backup.described() if source.backup else None
+            module.exit_json(changed=True, backup=source.name, chosen=chosen, diff=diff)
+        wish = Wish(given["hold_seconds"], given["maintenance"], commands, float(given["time_limit"]))
+        outcome = restorer.restore(source, wish)
+        for warning in outcome.warnings:
+            module.warn(warning)
+        module.exit_json(**outcome.result(), **restorer.restored.result(), diff=diff)
+    except ReleaseError as error:
+        module.fail_json(msg=restorer.explained(error), step=error.step, log=error.log)
+    except EngineError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()
