@@ -91,6 +91,7 @@ class Restored:
     source: Source
     began: float
     answer: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     rto: float = 0.0
     lost: bool = False
 
@@ -125,7 +126,7 @@ class Restored:
 class Restorer(Releaser):
     """Makes releases on restored generations; ``restored`` tells of the last one."""
 
-    restored: Restored
+    restored = Restored(Source(Path()), 0.0)
 
     def restore(self, source: Source, wish: Wish) -> Outcome:
         """Make a release of the live one's image and configuration on a database that is filled from ``source``.
@@ -164,20 +165,34 @@ class Restorer(Releaser):
                     "look at the live release", f"{self.site.name} is on this host already: restore it as it is"
                 )
             self._housekeeping.sweep(None)
-            protected = self._protected(source)
+            protected = self._protected(source, spec)
             new = Attempt(self.site.next_number(), 1)
-            return self._transact(None, new, spec, partial(self._begin_anew, new, spec, protected, time_limit))
+            outcome = self._transact(None, new, spec, partial(self._begin_anew, new, spec, protected, time_limit))
+            return replace(outcome, warnings=(*outcome.warnings, *self.restored.warnings))
+
+    def explained(self, error: ReleaseError) -> str:
+        """A failure as a message; what was noticed on the way may be its reason."""
+        return "\n".join([super().explained(error), *self.restored.warnings])
 
     def _start_clock(self, source: Source) -> None:
         self.restored = Restored(source, time.time())
         self._told.update(self.restored.told())
 
-    def _protected(self, source: Source) -> Protected | None:
+    def _protected(self, source: Source, spec: Spec) -> Protected | None:
+        """Read what a rebuild needs of the backup, and notice secrets that the site had and is not given."""
         if source.backup is None:
             return None
         self.progress.at("check the backup's files")
         check(source.backup)
-        return Protected.of(source.backup)
+        protected = Protected.of(source.backup)
+        missing = [name for name in protected.secrets if name not in spec.secrets]
+        if missing:
+            where = f"{source.backup.id}.config.tar, in config/secrets/{source.backup.manifest['release']}/"
+            names = ", ".join(missing)
+            self.restored.warnings = (
+                f"the site had secrets that site_secrets does not name: {names}. Their values are in {where}",
+            )
+        return protected
 
     def _next_generation(self) -> int:
         """A number above every generation that is there, or that a record names though it is gone."""
@@ -224,9 +239,9 @@ class Restorer(Releaser):
         words = source.words(database(new.generation))
         done = self.engine.run(self.containers.filler(spec, new.number, source.directory, *words), time_limit)
         if done.status != 0:
+            said = tail(done.said, SAID_LINES).rstrip(".")
             raise ReleaseError(
-                self.progress.step,
-                f"it ended with exit status {done.status}: {tail(done.said, SAID_LINES)}. Nothing was changed",
+                self.progress.step, f"it ended with exit status {done.status}: {said}. Nothing was changed"
             )
         try:
             self.restored.answer = json.loads(done.stdout.splitlines()[-1])

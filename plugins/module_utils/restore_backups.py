@@ -72,8 +72,8 @@ class Backup:
 
     def names(self) -> list[str]:
         """All that belongs to it, as names in its directory; the seal comes last."""
-        media = [self.media.name] if self.media.is_dir() else []
-        return [*(path.name for path in self.files), *media, self.seal.name]
+        found = sorted(path.name for path in self.directory.iterdir() if path.name.startswith(f"{self.id}."))
+        return [*(name for name in found if name != self.seal.name), self.seal.name]
 
     def missing_media_bytes(self, media: Path) -> int:
         """Size of the uploaded files that a site's ``media`` directory lacks."""
@@ -84,7 +84,12 @@ class Backup:
     def described(self) -> dict[str, Any]:
         """What a person wants to know of it."""
         told = ("id", "time", "site", "release", "version", "image", "rows", "rows_total", "migrations_head")
-        return {**{name: self.manifest.get(name) for name in told}, "bytes": self.bytes, "names": self.names()}
+        return {
+            **{name: self.manifest.get(name) for name in told},
+            "bytes": self.bytes,
+            "directory": str(self.directory),
+            "names": self.names(),
+        }
 
 
 @dataclass(frozen=True)
@@ -197,7 +202,7 @@ def _read(directory: Path, name: str) -> Backup:
     if manifest["format"] != FORMAT or manifest["id"] != name:
         raise ValueError(f"it is no manifest of format {FORMAT} for {name}")
     backup = Backup(directory, manifest)
-    if not (_row(backup) and backup.moment and backup.names()):  # KeyError, unless all that is used here is there
+    if not (_row(backup) and backup.moment and backup.files):  # KeyError, unless all that is used here is there
         raise ValueError("it is empty")
     return backup
 

@@ -447,18 +447,19 @@ def main() -> None:
         spec = spec_of(module.params)
         before = described(site)
         planned = module.params["image_migrations"]
+        restored = None
         if module.check_mode:
             outcome = releaser.plan(spec, planned)
+        elif module.params["rehearsal"]:
+            outcome = releaser.rehearse(spec)
         elif isinstance(releaser, Restorer):
             directory = Path(anew["directory"])
             outcome = releaser.rebuild(spec, Source(directory, Shelf.of(directory).choose(anew["backup"])))
+            restored = releaser.restored.result()
         else:
-            outcome = releaser.rehearse(spec) if module.params["rehearsal"] else releaser.run(spec)
+            outcome = releaser.run(spec)
         for warning in outcome.warnings:
             module.warn(warning)
-        restored = None
-        if isinstance(releaser, Restorer) and not module.check_mode:
-            restored = releaser.restored.result()
         module.exit_json(**outcome.result(), restored=restored, diff=difference(before, outcome, spec, site))
     except ReleaseError as error:
         module.fail_json(msg=releaser.explained(error), step=error.step, log=error.log)
