@@ -16,7 +16,7 @@ from typing import Any
 from ansible_collections.hostwright.django.plugins.module_utils.containers import BACKUPS
 from ansible_collections.hostwright.django.plugins.module_utils.generation import Move, database
 from ansible_collections.hostwright.django.plugins.module_utils.hold import Maintenance
-from ansible_collections.hostwright.django.plugins.module_utils.migrator import Migrator, tail
+from ansible_collections.hostwright.django.plugins.module_utils.migrator import Migrator, MigratorError, tail
 from ansible_collections.hostwright.django.plugins.module_utils.release import (
     MAINTENANCE_SECONDS,
     Attempt,
@@ -85,7 +85,7 @@ class Restored:
     """What a restore did, as far as it has come.
 
     ``rpo`` is the age of the backup when the restore began, ``rto`` the seconds until the site served it; ``lost`` says
-    that the live release's database was not there any more.
+    that the live release's database was not there any more, ``unguarded`` why it could not be guarded.
     """
 
     source: Source
@@ -94,6 +94,7 @@ class Restored:
     warnings: tuple[str, ...] = ()
     rto: float = 0.0
     lost: bool = False
+    unguarded: str = ""
 
     @property
     def rpo(self) -> float | None:
@@ -120,6 +121,7 @@ class Restored:
             "rpo_seconds": None if self.rpo is None else round(self.rpo),
             "rto_seconds": round(self.rto, 1),
             "live_database_missing": self.lost,
+            "live_database_problem": self.unguarded,
         }
 
 
@@ -207,11 +209,15 @@ class Restorer(Releaser):
             self._leave(current, new, spec)
         migrator = self._migrate_restored(new, spec)
         self._serve(new, spec)
-        if self.restored.lost:
-            new.close()  # there is nothing to guard
-            return
-        self._rest_workers(current, new, spec)
-        self._hold(current, new, spec, migrator)
+        if not self.restored.lost:
+            self._rest_workers(current, new, spec)
+            try:
+                self._hold(current, new, spec, migrator)
+                return
+            except MigratorError as error:
+                self.restored.unguarded = str(error)
+            self._leave(current, new, spec)
+        new.close()  # nobody is left who could write, and so there is nothing to guard
 
     def _begin_anew(self, new: Attempt, spec: Spec, protected: Protected | None, time_limit: float) -> None:
         """Up to the commit of the first release: nobody waits."""
@@ -250,16 +256,20 @@ class Restorer(Releaser):
             raise ReleaseError(self.progress.step, reason, tail(done.said)) from error
 
     def _leave(self, current: Record, new: Attempt, spec: Spec) -> None:
-        """Stop a live release whose database is gone: it cannot serve, and its mount hides the new generation.
+        """Stop a live release whose database is gone, or cannot be guarded; visitors get the plain page meanwhile.
 
-        As long as it runs, the Engine shows every other container the directory that was removed.
+        As long as one whose database is gone runs, the Engine shows every other container the directory that was
+        removed, and not the new generation.
         """
-        self.progress.at("stop the live release, whose database is gone")
-        new.gate = Maintenance(self.site.maintenance)
-        new.held_since = time.monotonic()
+        self.progress.at("stop the live release, whose database cannot be guarded")
+        held, new.gate = new.gate, Maintenance(self.site.maintenance)
+        new.held_since = new.held_since or time.monotonic()
         new.gate.shut(MAINTENANCE_SECONDS)
-        new.stopped = [name for name in self.containers.of_release(current.release) if self.containers.running(name)]
-        self.containers.stop(new.stopped, spec.stop_timeout)
+        if held and held.path != new.gate.path:
+            held.open()
+        running = [name for name in self.containers.of_release(current.release) if self.containers.running(name)]
+        new.stopped = [*new.stopped, *running]
+        self.containers.stop(running, spec.stop_timeout)
 
     def _migrate_restored(self, new: Attempt, spec: Spec) -> Migrator:
         """Bring the restored database to the schema of the code.

@@ -107,6 +107,14 @@ class Back:
             return Move(there)
         if unknown and self._wish.schema == "refuse":
             self._refuse(unknown, migrator)
+        if self.current.restored and self._wish.schema == "refuse" and here != there:
+            self._progress.at("choose what becomes of the restored database")
+            raise ReleaseError(
+                self._progress.step,
+                f"release {self.current.release} restored {self.current.restored}, and release {self.target.release} "
+                "had another database. Say which one it is to be: -e rollback_schema=generation takes that one, and "
+                "loses what was written since the restore; keep stays on the restored one. Nothing was changed",
+            )
         if unknown and self._wish.schema == "reverse":
             return Move(here, reversed=unknown)
         return Move(here, pending) if pending else None

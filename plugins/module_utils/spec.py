@@ -103,7 +103,7 @@ class Spec:
                 "jobs": {name: Job(job["schedule"], tuple(job["command"])) for name, job in recorded["jobs"].items()},
                 "pre_release": tuple(tuple(command) for command in recorded["pre_release"]),
                 "post_release": tuple(tuple(command) for command in recorded["post_release"]),
-                "post_restore": tuple(tuple(command) for command in recorded["post_restore"]),
+                "post_restore": tuple(tuple(command) for command in recorded.get("post_restore", ())),
             }
         )
 

@@ -153,6 +153,10 @@ live_database_missing:
   description: Whether the live release's database was gone, so that nothing of it could be kept.
   type: bool
   returned: when something was restored
+live_database_problem:
+  description: Why the live release's database could not be guarded, so that the release was stopped before the switch.
+  type: str
+  returned: when something was restored
 step:
   description: Step that failed.
   type: str

@@ -294,6 +294,59 @@ def test_data_that_were_removed_while_the_site_serves_come_back(host: Host, monk
     assert host.content()["rows"] == ["old vote"]
 
 
+def test_a_damaged_live_database_does_not_keep_the_site_from_being_restored(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.release("1.0", **MAILER)
+    shelve(host.shelf)
+    monkeypatch.setattr(PretendedEngine, "_word_guard", lambda *_: {"error": "guard: file is not a database"})
+    seen: list[tuple[bool, bool, bool]] = []
+    commit = Site.commit
+
+    def observed(site: Site, record: Any, look: Any) -> None:
+        running = any(host.engine.containers[name].running for name in ("polls-1", "polls-1-mailer"))
+        seen.append((running, site.hold.exists(), site.maintenance.exists()))
+        commit(site, record, look)
+
+    monkeypatch.setattr(Site, "commit", observed)
+    restorer = host.restorer()
+    restorer.restore(host.source(), Wish())
+    assert seen == [(False, False, True)]
+    assert restorer.restored.result()["live_database_problem"] == "guard: file is not a database"
+    assert host.content()["rows"] == ["old vote"]
+    assert not host.site.maintenance.exists()
+
+
+def test_a_restore_over_a_damaged_database_that_fails_starts_again_what_ran(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.release("1.0", **MAILER)
+    shelve(host.shelf)
+    before = host.picture()
+
+    def broken(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PretendedEngine, "_word_guard", lambda *_: {"error": "guard: file is not a database"})
+        patched.setattr(Site, "commit", broken)
+        assert "No space left" in str(host.restore_fails())
+    assert host.picture() == before
+
+
+def test_the_way_back_from_a_restore_needs_a_word(host: Host) -> None:
+    host.release("1.0")
+    shelve(host.shelf)
+    host.restore()
+    before = host.picture()
+    with pytest.raises(ReleaseError, match=f"release 2 restored {NOON}, and release 1 had another database"):
+        host.releaser().rollback(Rollback())
+    assert host.picture() == before
+    host.releaser().rollback(Rollback(schema="keep"))
+    host.assert_restored(["old vote"])
+    host.releaser().rollback(Rollback())  # release 3 is no restore
+
+
 def test_a_restore_of_lost_data_that_fails_starts_again_what_ran(host: Host) -> None:
     host.release("1.0")
     shelve(host.shelf)
@@ -579,7 +632,10 @@ def test_wherever_the_caller_dies_current_is_whole_and_the_next_run_gets_there(
         }
 
 
-def test_wherever_a_rebuild_fails_the_host_stays_bare_and_the_next_one_gets_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["status", "kill"])
+def test_wherever_a_rebuild_fails_the_host_stays_bare_and_the_next_one_gets_there(
+    tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shelve(tmp_path / "shelf")
     shelf = Shelf.of(tmp_path / "shelf")
     source = Source(shelf.directory, shelf.choose("latest"))
@@ -588,12 +644,15 @@ def test_wherever_a_rebuild_fails_the_host_stays_bare_and_the_next_one_gets_ther
         site = Site("polls", tmp_path / f"bare{number}")
         world = Host(site, PretendedEngine(site))
         world.engine.images = {"polls:1.0": App()}
-        world.engine.fail_at = number
+        world.engine.fail_at, world.engine.fault = number, fault
         try:
-            world.restorer().rebuild(world.spec("1.0"), source)
-        except ReleaseError:
+            with monkeypatch.context() as dead:
+                if fault == "kill":
+                    dead.setattr(Releaser, "_undo", lambda *_: None)  # the dead undo nothing
+                world.restorer().rebuild(world.spec("1.0"), source)
+        except (ReleaseError, Killed):
             failures += 1
-            if not site.current.is_symlink():
+            if fault == "status" and not site.current.is_symlink():
                 assert site.generations() == set()
                 assert not site.unfinished.exists()
                 assert world.engine.containers == {}
