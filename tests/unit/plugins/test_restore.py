@@ -169,6 +169,19 @@ def test_the_way_back_from_a_restore(host: Host) -> None:
     host.assert_restored(["new vote"])
 
 
+def test_the_runtime_reads_the_backups_and_writes_nothing_there(host: Host) -> None:
+    host.release("1.0")
+    shelve(host.shelf)
+    host.restore()
+    call = next(call for call in host.engine.calls if "restore" in call)
+    mounts = {word.split("dst=")[1]: word for word in call if word.startswith("type=")}
+    assert {place for place in mounts if not place.endswith(",readonly")} == {"/site/data", "/site/run", "/site/media"}
+    assert mounts["/site/backups,readonly"].startswith(f"type=bind,src={host.shelf},")
+    assert set(mounts) >= {"/site/config,readonly"}
+    assert call[call.index("--network") + 1] == "none"
+    assert "--read-only" in call
+
+
 def test_what_the_code_has_more_is_migrated_before_anything_is_held(host: Host) -> None:
     host.release("2.0")
     shelve(host.shelf, migrations=MIGRATIONS[:1])
@@ -243,14 +256,14 @@ def test_missing_uploads_are_put_back_and_others_stay(host: Host) -> None:
     (host.site.media / "other.txt").write_text("other")
     name = shelve(host.shelf)
     (host.shelf / f"{name}.media").mkdir()
-    for file in ("mine.txt", "gone.txt"):
-        (host.shelf / f"{name}.media" / file).write_text("older")
+    for file, text in (("mine.txt", "older"), ("gone.txt", "gone")):
+        (host.shelf / f"{name}.media" / file).write_text(text)
     restorer = host.restorer()
-    assert host.source().backup.missing_media_bytes(host.site.media) == 5  # type: ignore[union-attr]
+    assert host.source().backup.missing_media_bytes(host.site.media) == 4  # type: ignore[union-attr]
     restorer.restore(host.source(), Wish())
     assert restorer.restored.result()["media_restored"] == 1
     found = {path.name: path.read_text() for path in host.site.media.iterdir()}
-    assert found == {"mine.txt": "newer", "other.txt": "other", "gone.txt": "older"}
+    assert found == {"mine.txt": "newer", "other.txt": "other", "gone.txt": "gone"}
 
 
 def test_an_import_is_a_restore_of_a_file(host: Host) -> None:
