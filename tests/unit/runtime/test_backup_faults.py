@@ -107,6 +107,22 @@ def test_whatever_fails_the_earlier_backups_are_intact_and_the_next_run_is_whole
     assert {name.partition(".")[0] for name in names(small)} == {new}
 
 
+def test_a_removal_that_fails_midway_leaves_no_listed_backup_that_is_not_whole(small: Release) -> None:
+    at = calls = 0
+    while at <= calls:
+        change(small.database)
+        old = catalogue.Backup(small.backups, make(small, with_media=True)["id"])
+        with pytest.MonkeyPatch.context() as patch:
+            faults = Faults(patch)
+            faults.at = at
+            with contextlib.suppress(OSError):
+                catalogue.remove(old)
+        calls = max(calls, faults.count)
+        require_intact(small, set())
+        at += 1
+    assert calls > 5
+
+
 KILLER = """
 import os, signal, sys
 calls, at = {calls!r}, int(sys.argv[1])
