@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hostwright.django.plugins.module_utils.commands import run
 from ansible_collections.hostwright.django.plugins.module_utils.cron import problem as cron_problem
 from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.hostwright.django.plugins.module_utils.housekeeping import HOST_COMMAND
 from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser
 from ansible_collections.hostwright.django.plugins.module_utils.restore import Restorer, Source
 from ansible_collections.hostwright.django.plugins.module_utils.restore_backups import Shelf
@@ -433,6 +435,12 @@ def _text(
     return "\n".join([*lines, json.dumps(configuration, indent=1, sort_keys=True), ""])
 
 
+def stale_backups(site: str, command: str = HOST_COMMAND) -> str:
+    """What the host command has to say of backups that are too old; nothing if all is well or none are set up."""
+    done = run([command, "backups", site, "--fresh"])
+    return done.said if done.status == 1 else ""
+
+
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
@@ -460,6 +468,8 @@ def main() -> None:
             outcome = releaser.run(spec)
         for warning in outcome.warnings:
             module.warn(warning)
+        if outcome.previous and outcome.action == "released" and (stale := stale_backups(site.name)):
+            module.warn(f"the site's backups are not what they should be: {stale}")
         module.exit_json(**outcome.result(), restored=restored, diff=difference(before, outcome, spec, site))
     except ReleaseError as error:
         module.fail_json(msg=releaser.explained(error), step=error.step, log=error.log)

@@ -1402,3 +1402,13 @@ def test_a_generation_that_a_backup_reads_is_not_removed(world: World) -> None:
     site.remove_generation(1)
     assert not path.exists()
     site.remove_generation(1)
+
+
+def test_a_release_warns_of_stale_backups(tmp_path: Path) -> None:
+    command = tmp_path / "hostwright"
+    command.write_text("#!/bin/sh\n[ \"$*\" = 'backups polls --fresh' ] || exit 3\necho 'two days old' >&2\nexit 1\n")
+    command.chmod(0o755)
+    assert module.stale_backups("polls", str(command)) == "two days old"
+    command.write_text("#!/bin/sh\nexit 0\n")
+    assert module.stale_backups("polls", str(command)) == ""
+    assert module.stale_backups("polls", str(tmp_path / "missing")) == ""
