@@ -12,7 +12,14 @@ HEAD = """# Benchmarks
 Measured by `make bench`, which rewrites this file. Medians, with the least and the greatest value in brackets where
 there are several. Every section says under which conditions, and is of one run.
 """
-UNITS = {"s": (1, "s", 2), "ms": (1e-3, "ms", 1), "kB": (1e3, "kB", 1), "MB": (1e6, "MB", 2), "": (1, "", 0)}
+UNITS = {
+    "s": (1, "s", 2),
+    "ms": (1e-3, "ms", 1),
+    "kB": (1e3, "kB", 1),
+    "MB": (1e6, "MB", 2),
+    "MiB": (2**20, "MiB", 1),
+    "": (1, "", 0),
+}
 
 
 @dataclass(frozen=True)
@@ -38,24 +45,29 @@ class Figure:
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure's median should not exceed: ``limit``, in seconds, bytes or as a count; ``because`` explains it."""
+    """What a figure's median should not exceed: ``limit``, in seconds, bytes or as a count; ``because`` explains it.
+
+    With ``at_least`` it should not fall below.
+    """
 
     name: str
     figure: Figure
     limit: float
     because: str = ""
+    at_least: bool = False
 
     @property
     def met(self) -> bool:
         """Whether it is met."""
-        return self.figure.median <= self.limit
+        return self.figure.median >= self.limit if self.at_least else self.figure.median <= self.limit
 
     @property
     def cells(self) -> list[str]:
         """Its line in the table of targets."""
         limit = str(Figure((self.limit,), self.figure.unit))
         because = f" ({self.because})" if self.because else ""
-        return [self.name, str(self.figure), f"≤ {limit}{because}", "met" if self.met else "**not met**"]
+        sign = "≥" if self.at_least else "≤"
+        return [self.name, str(self.figure), f"{sign} {limit}{because}", "met" if self.met else "**not met**"]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
-from bench import push, release
+from bench import backup, push, release
 from bench.lab import PROJECT, Lab, LabError
 from bench.report import Section, merged
 
 # What can be measured, in the order of the report. Each takes the machines and gives its section.
-MEASUREMENTS: Mapping[str, Callable[[Lab], Section]] = {"push": push.measure, "release": release.measure}
+MEASUREMENTS: Mapping[str, Callable[[Lab], Section]] = {
+    "push": push.measure,
+    "release": release.measure,
+    "backup": backup.measure,
+}
 REPORT = PROJECT / "docs" / "benchmarks.md"
 
 

@@ -1,0 +1,16 @@
+"""The Django settings of django-dbbackup's run: the database that BENCH_DATABASE names, as a site has it."""
+
+import os
+from pathlib import Path
+
+DATABASE = Path(os.environ["BENCH_DATABASE"])
+SECRET_KEY = "not secret"  # noqa: S105 (nobody is served)
+INSTALLED_APPS = ["dbbackup"]
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": DATABASE, "OPTIONS": {"timeout": 5}}}
+STORAGES = {
+    "dbbackup": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": os.environ["BENCH_OUTPUT"]},
+    },
+}
+DBBACKUP_FILENAME_TEMPLATE = DATABASE.name
