@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from ansible_collections.hostwright.django.plugins.module_utils import probe
 from ansible_collections.hostwright.django.plugins.module_utils.containers import Containers
@@ -15,6 +16,9 @@ from ansible_collections.hostwright.django.plugins.module_utils.site import Rele
 from ansible_collections.hostwright.django.plugins.module_utils.spec import Spec
 
 PAUSE = 0.02
+WARMING = 3  # requests for each thread: they are not handed out evenly
+MOST_AT_ONCE = 48
+WARMING_SECONDS = 2.0
 LOOK_AGAIN = 1.0  # seconds between two looks at a container that does not answer yet
 
 
@@ -49,6 +53,18 @@ class Readiness:
         self._wait(number, spec, probe.READY_PATH, until, lambda reply: reply.ready)
         until = min(until, time.monotonic() + patience)
         self._wait(number, spec, spec.configuration["health_path"], until, lambda reply: reply.healthy)
+
+    def warm_up(self, number: int, spec: Spec) -> None:
+        """Have all threads of the server answer: the first answer of each takes ten times as long as the next ones.
+
+        It is a courtesy to the first visitors; whether the release is good has been asked before.
+        """
+        server = spec.configuration["server"]
+        count = min(WARMING * server["workers"] * server["threads"], MOST_AT_ONCE)
+        until = time.monotonic() + WARMING_SECONDS
+        with ThreadPoolExecutor(count) as pool:
+            for _ in range(count):
+                pool.submit(self._page, number, spec, spec.configuration["health_path"], until)
 
     def _wait(self, number: int, spec: Spec, url: str, until: float, good: Callable[[probe.Reply], bool]) -> None:
         """Ask for a page until the answer is good.

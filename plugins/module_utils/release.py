@@ -398,6 +398,7 @@ class Releaser:
         self._start(new, spec)
         self.progress.at("wait until the new release is ready")
         self._readiness.wait_ready(new.number, spec, time.monotonic() + spec.health_timeout)
+        self._readiness.warm_up(new.number, spec)
         self._rest_workers(current, new, spec)
 
     def _move(self, current: Record, new: Attempt, spec: Spec, move: Move) -> None:

@@ -39,10 +39,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a container may use: ``memory`` and ``tmp`` as Docker writes sizes, ``cpus`` in cores."""
+    """What a container may use: ``memory`` and ``tmp`` as Docker writes sizes, ``cpus`` in cores (0: no limit)."""
 
     memory: str = "512m"
-    cpus: float = 1.0
+    cpus: float = 0.0
     pids: int = 256
     tmp: str = "256m"
 

@@ -187,9 +187,11 @@ options:
         type: str
         default: 512m
       cpus:
-        description: Processor cores.
+        description: >-
+          Processor cores; 0 sets no limit: a container that has used up its share of 0.1 s waits for the next one,
+          and so do its visitors.
         type: float
-        default: 1.0
+        default: 0.0
       pids:
         description: Processes and threads.
         type: int
@@ -314,7 +316,7 @@ ARGUMENTS: dict[str, Any] = {
         "apply_defaults": True,
         "options": {
             "memory": {"type": "str", "default": "512m"},
-            "cpus": {"type": "float", "default": 1.0},
+            "cpus": {"type": "float", "default": 0.0},
             "pids": {"type": "int", "default": 256},
             "tmp": {"type": "str", "default": "256m"},
         },

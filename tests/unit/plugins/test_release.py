@@ -31,7 +31,12 @@ from tests.unit.plugins.pretended_engine import App, Container, Killed, Pretende
 
 pytestmark = pytest.mark.usefixtures("owners", "no_fsync")
 
-CONFIGURATION = {"scheme": "http", "health_path": "/", "allowed_hosts": ["polls.example.org"], "server": {"workers": 2}}
+CONFIGURATION = {
+    "scheme": "http",
+    "health_path": "/",
+    "allowed_hosts": ["polls.example.org"],
+    "server": {"workers": 2, "threads": 2},
+}
 SPEC = Spec(
     "polls:1.0",
     "digest-1.0",
@@ -1412,3 +1417,21 @@ def test_a_release_warns_of_stale_backups(tmp_path: Path) -> None:
     command.write_text("#!/bin/sh\nexit 0\n")
     assert module.stale_backups("polls", str(command)) == ""
     assert module.stale_backups("polls", str(tmp_path / "missing")) == ""
+
+
+def test_a_new_release_is_warm_before_it_is_live(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.release("1.0")
+    asked: list[str] = []
+    ask = world.engine.ask
+
+    def observed(socket: Path, host: str, scheme: str, url: str, timeout: float) -> Any:
+        if url == "/" and socket.parent.name != world.site.current.readlink().name:
+            asked.append(url)
+        return ask(socket, host, scheme, url, timeout)
+
+    monkeypatch.setattr(world.engine, "ask", observed)
+    world.release("1.1")
+    assert len(asked) > 2 * 2 * 2
+    asked.clear()
+    world.release("2.0")
+    assert len(asked) == 1, "what delays visitors who wait is no courtesy to them"
