@@ -58,7 +58,7 @@ from pathlib import Path
 site, root = sys.argv[1], Path(sys.argv[2])
 run, data, config = root / "web" / site / "run", root / "data" / site, root / "config" / site
 print(json.dumps({
-    "run": sorted(os.listdir(run)),
+    "run": sorted(set(os.listdir(run)) - {"backup.json"}),
     "releases": {n: sorted(os.listdir(run / "releases" / n)) for n in os.listdir(run / "releases")},
     "data": sorted(os.listdir(data)),
     "generations": sorted(os.listdir(data / "databases")),
