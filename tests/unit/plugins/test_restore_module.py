@@ -136,7 +136,9 @@ def test_a_restore_is_a_release_on_a_new_generation(host: Host) -> None:
     assert (record.generation, record.previous, record.restored) == (2, 1, NOON)
     told = restorer.restored.result()
     assert (told["backup"], told["rows_total"], told["live_database_missing"]) == (NOON, 1, False)
-    assert told["rpo_seconds"] == pytest.approx(time.time() - host.source().backup.moment, abs=5)  # type: ignore[union-attr]
+    backup = host.source().backup
+    assert backup
+    assert told["rpo_seconds"] == pytest.approx(time.time() - backup.moment, abs=5)
     assert 0 <= told["rto_seconds"] < 10
     assert json.loads((host.site.generation(1) / "db.sqlite3").read_text())["rows"] == ["new vote"]
 
@@ -259,7 +261,9 @@ def test_missing_uploads_are_put_back_and_others_stay(host: Host) -> None:
     for file, text in (("mine.txt", "older"), ("gone.txt", "gone")):
         (host.shelf / f"{name}.media" / file).write_text(text)
     restorer = host.restorer()
-    assert host.source().backup.missing_media_bytes(host.site.media) == 4  # type: ignore[union-attr]
+    backup = host.source().backup
+    assert backup
+    assert backup.missing_media_bytes(host.site.media) == 4
     restorer.restore(host.source(), Wish())
     assert restorer.restored.result()["media_restored"] == 1
     found = {path.name: path.read_text() for path in host.site.media.iterdir()}
@@ -396,7 +400,9 @@ def test_every_restore_and_every_failed_one_is_a_line_of_the_audit_log(host: Hos
     failed, done = host.site.audited()[1:]
     for line in (failed, done):
         assert (line["what"], line["backup"], line["by"]) == ("restore", NOON, "somebody")
-        assert line["rpo_seconds"] == pytest.approx(time.time() - host.source().backup.moment, abs=5)  # type: ignore[union-attr]
+        backup = host.source().backup
+        assert backup
+        assert line["rpo_seconds"] == pytest.approx(time.time() - backup.moment, abs=5)
     assert "was not ready" in failed["outcome"]
     assert done["outcome"] == "released"
     assert "what" not in host.site.audited()[0]
