@@ -443,3 +443,17 @@ sys.exit(__main__.main(["backup", "--output", {str(release.backups)!r}, "--time-
     assert result.returncode == limit.TIMED_OUT
     assert "did not end within 1 s" in result.stderr
     assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(("module", "words", "niceness"), [("backup", [], 10), ("restore", ["--backup", "latest"], 0)])
+def test_only_who_is_waited_for_competes_with_the_site(
+    release: Release, module: str, words: list[str], niceness: int
+) -> None:
+    code = f"""
+import os, sys
+from hostwright import __main__, {module}
+{module}.{module} = lambda *a: {{"niceness": os.getpriority(os.PRIO_PROCESS, 0)}}
+sys.exit(__main__.main(["{module}", "--output", "x", *{words!r}, *{["--target", "x"] if words else []!r}]))
+"""
+    niced = json.loads(release.command("-c", code).stdout)["niceness"]
+    assert niced - os.getpriority(os.PRIO_PROCESS, 0) == niceness

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ import hostwright
 import hostwright.sqlite  # before anything imports sqlite3
 from hostwright.errors import HostwrightError
 from hostwright.limit import ended_after
+
+# They leave the cores to whoever waits for an answer.
+_PATIENT = ("backup", "verify", "drill")
+_NICENESS = 10
 
 
 def parser() -> argparse.ArgumentParser:
@@ -151,6 +156,8 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0, 1 (what the verb looks at is not right), 2 (wrong usage or configuration), 75 (busy).
     """
     arguments = parser().parse_args(argv)
+    if arguments.verb in _PATIENT:
+        os.nice(_NICENESS)
     try:
         answer = run(arguments)
     except HostwrightError as error:
