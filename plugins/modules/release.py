@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +11,16 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hostwright.django.plugins.module_utils.commands import run
 from ansible_collections.hostwright.django.plugins.module_utils.cron import problem as cron_problem
-from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine
 from ansible_collections.hostwright.django.plugins.module_utils.housekeeping import HOST_COMMAND
 from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser
+from ansible_collections.hostwright.django.plugins.module_utils.release_module import ARGUMENTS as COMMON
+from ansible_collections.hostwright.django.plugins.module_utils.release_module import (
+    HOLD_ARGUMENTS,
+    perform,
+    site_of,
+    told,
+)
 from ansible_collections.hostwright.django.plugins.module_utils.restore import Restorer, Source
 from ansible_collections.hostwright.django.plugins.module_utils.restore_backups import Shelf
 from ansible_collections.hostwright.django.plugins.module_utils.site import ReleaseError, Site
@@ -266,11 +270,11 @@ step:
 """
 
 ARGUMENTS: dict[str, Any] = {
-    "site": {"type": "str", "required": True},
+    **COMMON,
+    **HOLD_ARGUMENTS,
     "image": {"type": "str", "required": True},
     "source_digest": {"type": "str", "required": True},
     "image_digest": {"type": "str", "required": True},
-    "root": {"type": "path", "default": "/srv/hostwright"},
     "domains": {"type": "list", "elements": "str", "required": True},
     "scheme": {"type": "str", "choices": ["http", "https"], "default": "http"},
     "health_path": {"type": "str", "default": "/"},
@@ -294,9 +298,6 @@ ARGUMENTS: dict[str, Any] = {
             "backup": {"type": "str", "default": "latest"},
         },
     },
-    "hold_seconds": {"type": "float", "default": 10.0},
-    "maintenance": {"type": "bool", "default": False},
-    "by": {"type": "str", "default": ""},
     "bytes": {"type": "int", "default": 0},
     "image_migrations": {"type": "list", "elements": "str"},
     "rehearsal": {"type": "bool", "default": False},
@@ -446,14 +447,12 @@ def stale_backups(site: str, command: str = HOST_COMMAND) -> str:
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    os.umask(0o022)  # Nginx, which is not root, reads what is made here
-    for signalled in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signalled, lambda *_: sys.exit("ended by a signal"))  # the release is undone on its way out
-    site = Site(module.params["site"], Path(module.params["root"]))
+    site = site_of(module)
     audit = {name: module.params[name] for name in ("by", "bytes")}
     anew = module.params["restore"]
     releaser = Restorer(site, Engine(), audit=audit) if anew else Releaser(site, Engine(), audit=audit)
-    try:
+
+    def release() -> dict[str, Any]:
         spec = spec_of(module.params)
         before = described(site)
         planned = module.params["image_migrations"]
@@ -468,15 +467,12 @@ def main() -> None:
             restored = releaser.restored.result()
         else:
             outcome = releaser.run(spec)
-        for warning in outcome.warnings:
-            module.warn(warning)
+        result = told(module, outcome)
         if outcome.previous and outcome.action == "released" and (stale := stale_backups(site.name)):
             module.warn(f"the site's backups are not what they should be: {stale}")
-        module.exit_json(**outcome.result(), restored=restored, diff=difference(before, outcome, spec, site))
-    except ReleaseError as error:
-        module.fail_json(msg=releaser.explained(error), step=error.step, log=error.log)
-    except EngineError as error:
-        module.fail_json(msg=str(error))
+        return {**result, "restored": restored, "diff": difference(before, outcome, spec, site)}
+
+    perform(module, releaser, release)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine
+from ansible_collections.hostwright.django.plugins.module_utils.release_module import (
+    ARGUMENTS,
+    HOLD_ARGUMENTS,
+    perform,
+    site_of,
+    told,
+)
 from ansible_collections.hostwright.django.plugins.module_utils.restore import Restorer, Source, Wish
 from ansible_collections.hostwright.django.plugins.module_utils.restore_backups import Shelf, check
 from ansible_collections.hostwright.django.plugins.module_utils.site import Record, ReleaseError, Site
@@ -163,18 +168,6 @@ step:
   returned: failure
 """
 
-ARGUMENTS: dict[str, Any] = {
-    "site": {"type": "str", "required": True},
-    "root": {"type": "path", "default": "/srv/hostwright"},
-    "directory": {"type": "path"},
-    "backup": {"type": "str"},
-    "file": {"type": "path"},
-    "hold_seconds": {"type": "float", "default": 10.0},
-    "maintenance": {"type": "bool", "default": False},
-    "post_restore": {"type": "list", "elements": "str", "default": []},
-    "time_limit": {"type": "int", "default": 3600},
-    "by": {"type": "str", "default": ""},
-}
 DIRECTORY = Path("/var/backups/hostwright")
 
 
@@ -218,36 +211,41 @@ def difference(current: Record | None, source: Source) -> dict[str, str]:
 
 def main() -> None:
     """Entry point of the module."""
-    module = AnsibleModule(argument_spec=ARGUMENTS, mutually_exclusive=[("backup", "file")], supports_check_mode=True)
-    os.umask(0o022)  # Nginx, which is not root, reads what is made here
-    for signalled in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signalled, lambda *_: sys.exit("ended by a signal"))  # it is undone on its way out
+    module = AnsibleModule(
+        argument_spec={
+            **ARGUMENTS,
+            **HOLD_ARGUMENTS,
+            "directory": {"type": "path"},
+            "backup": {"type": "str"},
+            "file": {"type": "path"},
+            "post_restore": {"type": "list", "elements": "str", "default": []},
+            "time_limit": {"type": "int", "default": 3600},
+        },
+        mutually_exclusive=[("backup", "file")],
+        supports_check_mode=True,
+    )
     given: dict[str, Any] = module.params
-    site = Site(given["site"], Path(given["root"]))
+    site = site_of(module)
     restorer = Restorer(site, Engine(), audit={"by": given["by"]})
-    try:
+
+    def restore() -> dict[str, Any]:
         source = source_of(site, given)
         if source is None:
             shelf = Shelf.of(directory_of(site, given["directory"]))
-            module.exit_json(changed=False, backups=[backup.described() for backup in shelf.whole], table=shelf.table())
-            return
+            backups = [backup.described() for backup in shelf.whole]
+            return {"changed": False, "backups": backups, "table": shelf.table()}
         commands = tuple(words_of("post_restore", line) for line in given["post_restore"])
-        current = site.current_record()
-        diff = difference(current, source)
+        diff = difference(site.current_record(), source)
         if module.check_mode:
             if source.backup:
                 check(source.backup)
             chosen = source.backup.described() if source.backup else None
-            module.exit_json(changed=True, backup=source.name, chosen=chosen, diff=diff)
+            return {"changed": True, "backup": source.name, "chosen": chosen, "diff": diff}
         wish = Wish(given["hold_seconds"], given["maintenance"], commands, float(given["time_limit"]))
         outcome = restorer.restore(source, wish)
-        for warning in outcome.warnings:
-            module.warn(warning)
-        module.exit_json(**outcome.result(), **restorer.restored.result(), diff=diff)
-    except ReleaseError as error:
-        module.fail_json(msg=restorer.explained(error), step=error.step, log=error.log)
-    except EngineError as error:
-        module.fail_json(msg=str(error))
+        return {**told(module, outcome), **restorer.restored.result(), "diff": diff}
+
+    perform(module, restorer, restore)
 
 
 if __name__ == "__main__":

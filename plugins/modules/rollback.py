@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine
 from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser
+from ansible_collections.hostwright.django.plugins.module_utils.release_module import (
+    ARGUMENTS,
+    HOLD_ARGUMENTS,
+    perform,
+    site_of,
+    told,
+)
 from ansible_collections.hostwright.django.plugins.module_utils.rollback import Rollback
-from ansible_collections.hostwright.django.plugins.module_utils.site import ReleaseError, Site
 
 DOCUMENTATION = r"""
 module: rollback
@@ -110,37 +112,28 @@ def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
         argument_spec={
-            "site": {"type": "str", "required": True},
-            "root": {"type": "path", "default": "/srv/hostwright"},
+            **ARGUMENTS,
+            **HOLD_ARGUMENTS,
             "to": {"type": "int"},
             "schema": {"type": "str", "choices": ["refuse", "reverse", "keep", "generation"], "default": "refuse"},
-            "hold_seconds": {"type": "float", "default": 10.0},
-            "maintenance": {"type": "bool", "default": False},
-            "by": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
-    os.umask(0o022)  # Nginx, which is not root, reads what is made here
-    for signalled in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signalled, lambda *_: sys.exit("ended by a signal"))  # it is undone on its way out
     given: dict[str, Any] = module.params
     wish = Rollback(given["to"], given["schema"], given["hold_seconds"], given["maintenance"])
-    releaser = Releaser(Site(given["site"], Path(given["root"])), Engine(), audit={"by": given["by"]})
-    try:
+    releaser = Releaser(site_of(module), Engine(), audit={"by": given["by"]})
+
+    def roll_back() -> dict[str, Any]:
         current, target = releaser.target(wish)
         number = releaser.site.next_number()
         outcome = Outcome("released", number, current) if module.check_mode else releaser.rollback(wish)
-        for warning in outcome.warnings:
-            module.warn(warning)
         diff = {
             "before": f"release: {current.release}\nimage: {current.image}\n",
             "after": f"release: {outcome.release} (as {target.release})\nimage: {target.image}\n",
         }
-        module.exit_json(**outcome.result(), image=target.image, diff=diff)
-    except ReleaseError as error:
-        module.fail_json(msg=releaser.explained(error), step=error.step, log=error.log)
-    except EngineError as error:
-        module.fail_json(msg=str(error))
+        return {**told(module, outcome), "image": target.image, "diff": diff}
+
+    perform(module, releaser, roll_back)
 
 
 if __name__ == "__main__":
