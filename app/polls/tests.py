@@ -8,7 +8,7 @@ from django.contrib.staticfiles import finders
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
-from django.test import Client, RequestFactory, TestCase
+from django.test import Client, RequestFactory, TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
@@ -17,6 +17,7 @@ from django.views.defaults import server_error
 from .models import Choice, Question
 
 DAY = timedelta(days=1)
+INLINE = re.compile(r"<style\b|<script(?![^>]*\ssrc=)|<[^>]*\s(style|on\w+)=", re.IGNORECASE)
 
 
 def ask(text: str = "Tea or coffee?", since: timedelta = DAY, **fields) -> Question:
@@ -213,7 +214,9 @@ class AdminTests(PollsTestCase):
             reverse("admin:polls_question_add"),
             reverse("admin:polls_question_change", args=[question.pk]),
         ):
-            self.assertEqual(self.client.get(url).status_code, 200, url)
+            page = self.client.get(url)
+            self.assertEqual(page.status_code, 200, url)
+            self.assertNotRegex(page.content.decode(), INLINE)
 
     def test_a_question_is_added_with_its_choices(self):
         answer = self.client.post(
@@ -253,10 +256,22 @@ class PageTests(PollsTestCase):
             with self.subTest(name):
                 self.assertNotRegex(html, r"(?i)(https?:)?//\w")
 
-    def test_a_strict_content_security_policy_would_pass(self):
+    def test_nothing_is_written_into_the_pages_that_the_content_security_policy_forbids(self):
         for name, html in self.pages().items():
             with self.subTest(name):
-                self.assertNotRegex(html, r"(?i)<(style|script)\b|\s(style|on\w+)=")
+                self.assertNotRegex(html, INLINE)
+
+    def test_every_page_has_a_content_security_policy(self):
+        for url in ("/", "/nowhere/", reverse("admin:login")):
+            with self.subTest(url):
+                policy = self.client.get(url).headers["Content-Security-Policy"]
+                self.assertIn("default-src 'self';", policy)
+                self.assertNotIn("unsafe", policy)
+
+    @override_settings(DEBUG=True)
+    def test_the_pages_for_developers_have_none(self):
+        self.assertNotIn("Content-Security-Policy", self.client.get("/nowhere/").headers)
+        self.assertIn("Content-Security-Policy", self.client.get("/").headers)
 
     def test_text_is_escaped(self):
         for name, html in self.pages().items():
