@@ -61,6 +61,9 @@ FILES = {
         def index(request):
             return HttpResponse(f"{Note.objects.count()} notes for {request.build_absolute_uri('/')}")
 
+        def address(request):
+            return HttpResponse(request.META["REMOTE_ADDR"])
+
         def slow(request):
             time.sleep(float(request.GET["seconds"]))
             Note.objects.create(text="slow")
@@ -69,7 +72,7 @@ FILES = {
         def broken(request):
             raise RuntimeError("broken on purpose")
 
-        urlpatterns = [path("", index), path("slow", slow), path("broken", broken)]
+        urlpatterns = [path("", index), path("slow", slow), path("broken", broken), path("address", address)]
     """,
     "notes/__init__.py": "",
     "notes/models.py": """

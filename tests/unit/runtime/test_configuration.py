@@ -117,3 +117,16 @@ def test_declared_secrets_have_a_placeholder_at_build() -> None:
     configuration.export(None, environ)
     assert (environ["API_TOKEN"], environ["OTHER"]) == ("build", "set")
     assert len(environ["SECRET_KEY"]) > 50
+
+
+def test_the_keys_that_were_replaced_lie_beside_the_secret_key(tmp_path: Path) -> None:
+    found = configuration.parse({**GOOD, "secret_key_file": str(tmp_path / "secret_key")}, "7.json")
+    assert configuration.secret_key_fallbacks(None) == {}
+    assert configuration.secret_key_fallbacks(found) == {}
+    beside = tmp_path / "secret_key_fallbacks"
+    beside.write_text('[{"key": "old", "until": 2000}, {"key": "older", "until": 1000}]', encoding="utf-8")
+    assert configuration.secret_key_fallbacks(found) == {"old": 2000.0, "older": 1000.0}
+    for broken in ("{", '["old"]', '[{"key": "old"}]', '[{"key": "old", "until": "soon"}]', "7"):
+        beside.write_text(broken, encoding="utf-8")
+        with pytest.raises(ConfigurationError, match="secret_key_fallbacks: is not a list of older secret keys"):
+            configuration.secret_key_fallbacks(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def test_production() -> None:
     decided = overlay(given, RELEASE, "key")
     assert decided.keys() == {
         "DEBUG", "SECRET_KEY", "ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "SECURE_PROXY_SSL_HEADER", "DATABASES",
-        "STATIC_ROOT", "MEDIA_ROOT", "LOGGING",
+        "STATIC_ROOT", "MEDIA_ROOT", "LOGGING", "SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SILENCED_SYSTEM_CHECKS",
     }  # fmt: skip
     assert decided["DEBUG"] is False
     assert decided["SECRET_KEY"] == "key"
@@ -127,3 +128,25 @@ def test_django_that_will_do(version: tuple[int, ...]) -> None:
 def test_older_django_is_refused(version: tuple[int, ...]) -> None:
     with pytest.raises(ProjectError, match=r"Django X is too old: .* needs Django 5\.1"):
         require_django(version, "X")
+
+
+def test_https_has_secure_cookies_and_leaves_to_nginx_what_it_does() -> None:
+    given = project(SESSION_COOKIE_SECURE=False, SILENCED_SYSTEM_CHECKS=["fields.W342"])
+    decided = overlay(given, RELEASE, "key")
+    assert decided["SESSION_COOKIE_SECURE"] is decided["CSRF_COOKIE_SECURE"] is True
+    assert decided["SILENCED_SYSTEM_CHECKS"] == ["fields.W342", "security.W004", "security.W008"]
+    # A project that is stricter stays so, and plain HTTP hides nothing from `check --deploy`.
+    assert "SECURE_SSL_REDIRECT" not in decided
+    assert "SECURE_HSTS_SECONDS" not in decided
+    plain = overlay(project(SESSION_COOKIE_SECURE=True), replace(RELEASE, scheme="http"), "key")
+    assert not {"SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SILENCED_SYSTEM_CHECKS"} & plain.keys()
+
+
+def test_a_replaced_key_is_accepted_until_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "SECRET_KEY_FALLBACKS" not in overlay(project(SECRET_KEY_FALLBACKS=["theirs"]), RELEASE, "key")
+    until = {"older": 1000.0, "old": 2000.0}
+    found = overlay(project(SECRET_KEY_FALLBACKS=["theirs"]), RELEASE, "key", until)["SECRET_KEY_FALLBACKS"]
+    assert isinstance(found, list)
+    for now, accepted in ((999, ["theirs", "older", "old"]), (1000, ["theirs", "old"]), (2000, ["theirs"])):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        assert [*found] == accepted

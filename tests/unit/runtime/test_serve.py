@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def get(release: Release, path: str, host: str = "notes.example.org", scheme: str = "https") -> tuple[int, str]:
+def get(
+    release: Release, path: str, host: str = "notes.example.org", scheme: str = "https", **headers: str
+) -> tuple[int, str]:
     connection = http.client.HTTPConnection("localhost", timeout=20)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.settimeout(20)
     connection.sock.connect(str(release.socket))
-    connection.request("GET", path, headers={"Host": host, "X-Forwarded-Proto": scheme})
+    connection.request("GET", path, headers={"Host": host, "X-Forwarded-Proto": scheme, **headers})
     response = connection.getresponse()
     answer = response.status, response.read().decode()
     connection.close()
@@ -55,6 +57,8 @@ def test_the_site_serves(release: Release, serve: Start) -> None:
     assert get(release, "/", host="evil.example.com")[0] == 400
     assert oct(release.socket.stat().st_mode & 0o777) == "0o660"
     assert get(release, "/broken")[0] == 500
+    assert get(release, "/address", **{"X-Real-IP": "2001:db8::7"}) == (200, "2001:db8::7")
+    assert get(release, "/address")[0] == 200
     output = stop(server)
     assert server.returncode == 0
     # Errors are in the log, once.

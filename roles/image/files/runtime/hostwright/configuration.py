@@ -276,6 +276,23 @@ def secret_key(configuration: Configuration | None) -> str:
     return key
 
 
+def secret_key_fallbacks(configuration: Configuration | None) -> dict[str, float]:
+    """Return the keys that the secret key has replaced, and until when (seconds since 1970) each is accepted.
+
+    Raises:
+        ConfigurationError: the file beside the secret key is unreadable, or not what a rotation writes.
+    """
+    if configuration is None or configuration.secret_key_file is None:
+        return {}
+    path = configuration.secret_key_file.with_name(f"{configuration.secret_key_file.name}_fallbacks")
+    if not path.exists():
+        return {}
+    try:
+        return {str(entry["key"]): float(entry["until"]) for entry in json.loads(_secret(path))}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigurationError(f"{path}: is not a list of older secret keys.") from error
+
+
 def export(configuration: Configuration | None, environ: MutableMapping[str, str] = os.environ) -> None:
     """Give the project the environment variables it reads when its settings are imported.
 

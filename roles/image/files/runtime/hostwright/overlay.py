@@ -1,21 +1,44 @@
 """What the deployment decides in a project's settings, as a pure function."""
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hostwright.configuration import Configuration
 from hostwright.errors import ProjectError
 
 OLDEST_DJANGO = (5, 1)
+# What `check --deploy` asks for and Nginx does: it redirects to HTTPS, and sends HSTS if the user wants it (nginx_tls).
+NGINX_CHECKS = ("security.W004", "security.W008")
 
 
-def overlay(project: Mapping[str, Any], configuration: Configuration | None, secret_key: str) -> dict[str, Any]:
+class Fallbacks(list[str]):
+    """SECRET_KEY_FALLBACKS that ends with the keys' time, also in a process that has run since before."""
+
+    def __init__(self, keys: Iterable[str], until: Mapping[str, float]) -> None:
+        """Take the keys, and until when (seconds since 1970) those are accepted that do not stay."""
+        super().__init__(keys)
+        self._until = dict(until)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the keys that are accepted now."""
+        now = time.time()
+        return (key for key in super().__iter__() if self._until.get(key, now + 1) > now)
+
+
+def overlay(
+    project: Mapping[str, Any],
+    configuration: Configuration | None,
+    secret_key: str,
+    fallbacks: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     """Say which settings differ from the project's own.
 
     Args:
         project: the project's settings by name; not changed.
         configuration: None while an image is built.
         secret_key: the site's.
+        fallbacks: the keys that it has replaced, and until when (seconds since 1970) each is accepted.
 
     Returns:
         The settings to put over the project's.
@@ -33,6 +56,12 @@ def overlay(project: Mapping[str, Any], configuration: Configuration | None, sec
     decided["ALLOWED_HOSTS"] = list(configuration.allowed_hosts)
     decided["CSRF_TRUSTED_ORIGINS"] = trusted_origins(project.get("CSRF_TRUSTED_ORIGINS") or (), configuration)
     decided["SECURE_PROXY_SSL_HEADER"] = ("HTTP_X_FORWARDED_PROTO", "https")
+    if configuration.scheme == "https":
+        decided["SESSION_COOKIE_SECURE"] = decided["CSRF_COOKIE_SECURE"] = True
+        decided["SILENCED_SYSTEM_CHECKS"] = [*(project.get("SILENCED_SYSTEM_CHECKS") or ()), *NGINX_CHECKS]
+    if fallbacks:
+        theirs = project.get("SECRET_KEY_FALLBACKS") or ()
+        decided["SECRET_KEY_FALLBACKS"] = Fallbacks([*theirs, *fallbacks], fallbacks)
     decided["STATIC_ROOT"] = str(configuration.static_root)
     if configuration.static_url is not None:
         decided["STATIC_URL"] = configuration.static_url

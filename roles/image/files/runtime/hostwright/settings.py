@@ -24,7 +24,8 @@ def _settings() -> dict[str, object]:
         )
     module = importlib.import_module(name)
     project = {setting: getattr(module, setting) for setting in dir(module) if setting.isupper()}
-    decided = overlay(project, release, _configuration.secret_key(release))
+    keys = _configuration.secret_key(release), _configuration.secret_key_fallbacks(release)
+    decided = overlay(project, release, *keys)
     # Code that imports the project's settings module, rather than django.conf.settings, sees the same values.
     for setting, value in decided.items():
         setattr(module, setting, value)

@@ -21,7 +21,7 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
 class Readiness:
-    """Answer the readiness probe and leave every other request to the project."""
+    """Answer the readiness probe and leave every other request to the project, which is told who the visitor is."""
 
     def __init__(
         self, application: Application, unready: Callable[[], str | None], backups: Callable[[], dict[str, Any] | None]
@@ -41,6 +41,9 @@ class Readiness:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Handle one request (PEP 3333)."""
         if environ.get("PATH_INFO") != READY_PATH:
+            # A Unix socket has no addresses. Only Nginx comes to it, and sets this header whatever the visitor sent.
+            if address := environ.get("HTTP_X_REAL_IP"):
+                environ["REMOTE_ADDR"] = address
             return self._application(environ, start_response)
         reason = self._unready()
         status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
