@@ -29,7 +29,8 @@ from ansible_collections.hostwright.django.plugins.module_utils.housekeeping imp
 from ansible_collections.hostwright.django.plugins.module_utils.migrator import Migrator, MigratorError, tail
 from ansible_collections.hostwright.django.plugins.module_utils.progress import Progress
 from ansible_collections.hostwright.django.plugins.module_utils.readiness import Readiness
-from ansible_collections.hostwright.django.plugins.module_utils.rollback import Back, Rollback
+from ansible_collections.hostwright.django.plugins.module_utils.rollback import Back, Rollback, wish_of
+from ansible_collections.hostwright.django.plugins.module_utils.secret_key import SecretKey
 from ansible_collections.hostwright.django.plugins.module_utils.site import (
     APP_GID,
     APP_UID,
@@ -56,10 +57,11 @@ MAINTENANCE_SECONDS = 10.0  # after which Nginx opens again if this process has 
 
 @dataclass
 class Attempt:
-    """A release on its way: its number, the generation it is to run on, and what was made for it."""
+    """A release on its way: its number, the generation it is to run on, its secret key, and what was made for it."""
 
     number: int
     generation: int
+    key: SecretKey
     migrator: Migrator | None = None
     gate: Gate | None = None
     rest: Gate | None = None
@@ -136,8 +138,7 @@ class Releaser:
         current = self.site.current_record() if self.site.current.is_symlink() else None
         if current is None:
             return Outcome("released", 1, None, tuple(migrations or ()))
-        key = self.site.configuration / "secrets" / "secret_key"
-        if key.exists() and current.spec_digest == spec.digest(key.read_text()):
+        if current.spec_digest == spec.digest(self.site.secret_key().value):
             return Outcome("started" if self._down(current, spec) else "none", current.release, current)
         number = self.site.next_number()
         if migrations is None:
@@ -166,11 +167,11 @@ class Releaser:
         """
         with self._explained(), self._locked():
             current = self.site.current_record()
-            wish = spec.digest(self.site.secret_key())
+            key = self.site.secret_key()
             self._housekeeping.sweep(current)
-            if current and current.spec_digest == wish:
+            if current and current.spec_digest == spec.digest(key.value):
                 return self._keep_up(current, spec)
-            return self._release(current, spec)
+            return self._release(current, spec, key)
 
     def rehearse(self, spec: Spec) -> Outcome:
         """Go as far as a release goes before it can be noticed, and remove what that took.
@@ -180,10 +181,10 @@ class Releaser:
         """
         with self._explained(), self._locked():
             current = self.site.current_record()
-            wish = spec.digest(self.site.secret_key())
+            key = self.site.secret_key()
             self._housekeeping.sweep(current)
-            new = Attempt(self.site.next_number(), current.generation if current else 1)
-            if current and current.spec_digest == wish:
+            new = Attempt(self.site.next_number(), current.generation if current else 1, key)
+            if current and current.spec_digest == spec.digest(key.value):
                 return Outcome("none", current.release, current)
             try:
                 self._prepare(new, spec)
@@ -204,7 +205,22 @@ class Releaser:
         with self._explained(), self._locked():
             self._housekeeping.sweep(self.site.current_record())
             back = Back(self.site, self.progress, wish)
-            return self._release(back.current, back.spec(self.engine), back)
+            return self._release(back.current, back.spec(self.engine), self.site.secret_key(), back)
+
+    def rotate(self, seconds: int) -> Outcome:
+        """Make a new release of the live one with a new secret key; what older ones have signed stays good for a time.
+
+        Args:
+            seconds: that older keys are accepted.
+
+        Raises:
+            ReleaseError: it failed; what serves is the old release, with the old key.
+        """
+        with self._explained(), self._locked():
+            current = self.site.live_record("look at the live release")
+            self._housekeeping.sweep(current)
+            spec = wish_of(self.site, self.engine, current, self.progress.step)
+            return self._release(current, spec, self.site.secret_key().rotated(seconds))
 
     def target(self, wish: Rollback) -> tuple[Record, Record]:
         """The live release, and the one to go back to.
@@ -275,8 +291,8 @@ class Releaser:
         self._housekeeping.forget(current, spec)
         return Outcome("started" if down else "none", current.release, current)
 
-    def _release(self, current: Record | None, spec: Spec, back: Back | None = None) -> Outcome:
-        new = Attempt(self.site.next_number(), current.generation if current else 1)
+    def _release(self, current: Record | None, spec: Spec, key: SecretKey, back: Back | None = None) -> Outcome:
+        new = Attempt(self.site.next_number(), current.generation if current else 1, key)
         return self._transact(current, new, spec, partial(self._get_ready, current, new, spec, back))
 
     def _get_ready(self, current: Record | None, new: Attempt, spec: Spec, back: Back | None) -> None:
@@ -314,7 +330,7 @@ class Releaser:
         """Make what belongs to the release alone; return the image's id."""
         self.progress.at("prepare the release")
         make_directory(self.site.release(new.number), 0o1770, 0, APP_GID)
-        self.site.write_secrets(new.number, spec.secrets)
+        self.site.write_secrets(new.number, spec.secrets, new.key)
         self._configure(spec, new)
         image = self.engine.image(spec.image)
         if image is None:
@@ -535,7 +551,7 @@ class Releaser:
             version=spec.image.rpartition(":")[2], source_digest=spec.source_digest, generation=new.generation,
             container=self.containers.web(new.number), configuration=f"/site/config/releases/{new.number}.json",
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), migrations=new.migrations,
-            previous=current.release if current else None, spec_digest=spec.digest(self.site.secret_key()),
+            previous=current.release if current else None, spec_digest=spec.digest(new.key.value),
             spec=spec.recorded(), restored=new.restored,
         )  # fmt: skip
         self.site.commit(record, partial(self._look_again, new.gate, new.migrator, spec) if new.gate else None)

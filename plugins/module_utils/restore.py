@@ -138,12 +138,7 @@ class Restorer(Releaser):
         """
         self._start_clock(source)
         with self._explained(), self._locked():
-            current = self.site.current_record()
-            if current is None:
-                raise ReleaseError(
-                    "look at the live release",
-                    f"{self.site.name} has no live release on this host: deploy it first",
-                )
+            current = self.site.live_record("look at the live release")
             self._housekeeping.sweep(current)
             spec = replace(
                 wish_of(self.site, self.engine, current, self.progress.step),
@@ -151,7 +146,7 @@ class Restorer(Releaser):
                 maintenance=wish.maintenance,
                 post_restore=wish.post_restore,
             )
-            new = Attempt(self.site.next_number(), self._next_generation())
+            new = Attempt(self.site.next_number(), self._next_generation(), self.site.secret_key())
             return self._transact(current, new, spec, partial(self._switch, current, new, spec, wish.time_limit))
 
     def rebuild(self, spec: Spec, source: Source, time_limit: float = Wish.time_limit) -> Outcome:
@@ -168,8 +163,9 @@ class Restorer(Releaser):
                 )
             self._housekeeping.sweep(None)
             protected = self._protected(source, spec)
-            new = Attempt(self.site.next_number(), 1)
-            outcome = self._transact(None, new, spec, partial(self._begin_anew, new, spec, protected, time_limit))
+            key = protected.secret_key if protected else self.site.secret_key()
+            new = Attempt(self.site.next_number(), 1, key)
+            outcome = self._transact(None, new, spec, partial(self._begin_anew, new, spec, time_limit))
             return replace(outcome, warnings=(*outcome.warnings, *self.restored.warnings))
 
     def explained(self, error: ReleaseError) -> str:
@@ -219,14 +215,10 @@ class Restorer(Releaser):
             self._leave(current, new, spec)
         new.close()  # nobody is left who could write, and so there is nothing to guard
 
-    def _begin_anew(self, new: Attempt, spec: Spec, protected: Protected | None, time_limit: float) -> None:
+    def _begin_anew(self, new: Attempt, spec: Spec, time_limit: float) -> None:
         """Up to the commit of the first release: nobody waits."""
         write_durably(self.site.unfinished, "", 0o600)
         self._unpack(new, spec, time_limit)
-        if protected:
-            self.progress.at("put the secret key back")
-            key = self.site.configuration / "secrets" / "secret_key"
-            write_durably(key, protected.secret_key, 0o600, APP_UID, APP_GID)
         self._migrate_restored(new, spec)
         self._serve(new, spec)
 

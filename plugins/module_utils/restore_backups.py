@@ -17,7 +17,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.hostwright.django.plugins.module_utils.site import ReleaseError
+from ansible_collections.hostwright.django.plugins.module_utils import secret_key
+from ansible_collections.hostwright.django.plugins.module_utils.secret_key import SecretKey
+from ansible_collections.hostwright.django.plugins.module_utils.site import SECRET, ReleaseError
 
 FORMAT = 2
 SEAL = ".json.sha256"
@@ -27,7 +29,7 @@ BLOCK = 1 << 20
 CHOOSE = "choose the backup"
 CHECK = "check the backup's files"
 DAMAGED = "the backup is damaged. Nothing was changed; restore another one"
-SECRET_KEY = "config/secrets/secret_key"  # noqa: S105 (a path)
+SECRETS = "config/secrets/"
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Backup:
 class Protected:
     """What a rebuild needs besides the database: the site's secret key, and which other secrets its release had."""
 
-    secret_key: str
+    secret_key: SecretKey
     secrets: tuple[str, ...]
 
     @classmethod
@@ -107,17 +109,22 @@ class Protected:
             ReleaseError: it has no secret key.
         """
         path = backup.directory / backup.manifest["config"]["name"]
-        beside = f"config/secrets/{backup.manifest['release']}/"
+        own = f"{SECRETS}{backup.manifest['release']}/"
         try:
             with tarfile.open(path, "r:") as archive:
-                member = archive.extractfile(SECRET_KEY)
-                key = member.read().decode() if member else ""
-                names = [name.removeprefix(beside) for name in archive.getnames() if name.startswith(beside)]
-        except (OSError, KeyError, tarfile.TarError) as error:
+                found = archive.getnames()
+                beside = own if f"{own}{secret_key.NAME}" in found else SECRETS  # where it was before each had its own
+                fallbacks = f"{beside}{secret_key.FALLBACKS}"
+                key = SecretKey.of(
+                    _text(archive, f"{beside}{secret_key.NAME}"),
+                    _text(archive, fallbacks) if fallbacks in found else "",
+                )
+        except (OSError, KeyError, ValueError, tarfile.TarError) as error:
             raise ReleaseError(CHECK, f"{path} does not give the site's secret key: {error}") from error
-        if not key.strip():
+        if not key.value.strip():
             raise ReleaseError(CHECK, f"{path} does not give the site's secret key: it is empty")
-        return cls(key, tuple(sorted(names)))
+        names = (name.removeprefix(own) for name in found if name.startswith(own))
+        return cls(key, tuple(sorted(name for name in names if SECRET.fullmatch(name))))
 
 
 @dataclass(frozen=True)
@@ -228,6 +235,11 @@ def check(backup: Backup) -> None:
             raise ReleaseError(CHECK, f"{path}: {error.strerror}: {DAMAGED}") from error
         if found != wanted:
             raise ReleaseError(CHECK, f"{path} is not what was written (SHA-256 {found}, sealed {wanted}): {DAMAGED}")
+
+
+def _text(archive: tarfile.TarFile, name: str) -> str:
+    member = archive.extractfile(name)
+    return member.read().decode() if member else ""
 
 
 def _sha256(path: Path) -> str:

@@ -42,8 +42,7 @@ def wish_of(site: Site, engine: Engine, record: Record, step: str) -> Spec:
             step,
             f"the image {record.image} of release {record.release} is not on the host any more: deploy that version",
         )
-    kept = site.secrets(record.release)
-    return Spec.of_record(record.spec, {path.name: path.read_text()[:-1] for path in kept.iterdir()})
+    return Spec.of_record(record.spec, site.user_secrets(record.release))
 
 
 class Back:
@@ -62,10 +61,7 @@ class Back:
         self._progress = progress
         self._wish = wish
         progress.at("choose the release to go back to")
-        current = site.current_record()
-        if current is None:
-            raise ReleaseError(progress.step, f"{site.name} has no live release on this host: deploy it first")
-        self.current = current
+        self.current = site.live_record(progress.step)
         self.target = self._target()
 
     def _target(self) -> Record:

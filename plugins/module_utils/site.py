@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import secrets
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.hostwright.django.plugins.module_utils.secret_key import NAME as SECRET_KEY
+from ansible_collections.hostwright.django.plugins.module_utils.secret_key import SecretKey
+
 APP_UID = 10001
 APP_GID = 10001
+SECRET = re.compile(r"[A-Z][A-Z0-9_]*")  # as the user's secrets are called; the secret key, beside them, is not
 
 
 class ReleaseError(Exception):
@@ -210,6 +214,20 @@ class Site:
             return None
         return Record.read(self.current / "release.json")
 
+    def live_record(self, step: str) -> Record:
+        """The live release's record.
+
+        Args:
+            step: that needs one, for the message.
+
+        Raises:
+            ReleaseError: there is no live release.
+        """
+        live = self.current_record()
+        if live is None:
+            raise ReleaseError(step, f"{self.name} has no live release on this host: deploy it first")
+        return live
+
     def generations(self) -> set[int]:
         """Numbers of the database generations that are there."""
         return _numbers(path.name for path in (self.data / "databases").glob("*"))
@@ -312,18 +330,36 @@ class Site:
                 ) from error
             yield
 
-    def secret_key(self) -> str:
-        """The site's secret key, made once."""
-        path = self.configuration / "secrets" / "secret_key"
-        if not path.exists():
-            write_durably(path, secrets.token_urlsafe(64), 0o600, APP_UID, APP_GID)
-        return path.read_text()
+    def secret_key(self) -> SecretKey:
+        """The live release's secret key; before the first release, a new one.
 
-    def write_secrets(self, number: int, values: Mapping[str, str]) -> None:
-        """Write a release's other secrets, each into a file of its own; those of the releases before it stay theirs."""
+        The key belongs to a release, so that the rename of ``current`` switches it as it does all else. Releases that
+        were made before that share the one in the directory above.
+
+        Raises:
+            ReleaseError: it is broken.
+        """
+        live = self.current_record()
+        shared = self.configuration / "secrets"
+        places = (self.secrets(live.release), shared) if live else (shared,)
+        try:
+            for directory in places:
+                if key := SecretKey.read(directory):
+                    return key
+        except ValueError as error:
+            raise ReleaseError("read the secret key", f"{shared} is broken: {error}") from error
+        return SecretKey.new()
+
+    def user_secrets(self, number: int) -> dict[str, str]:
+        """A release's secrets but for the secret key: what ``write_secrets`` has written."""
+        kept = (path for path in self.secrets(number).iterdir() if SECRET.fullmatch(path.name))
+        return {path.name: path.read_text().removesuffix("\n") for path in kept}
+
+    def write_secrets(self, number: int, values: Mapping[str, str], key: SecretKey) -> None:
+        """Write a release's secrets, each into a file of its own; those of the releases before it stay theirs."""
         make_directory(self.secrets(number), 0o700, APP_UID, APP_GID)
-        for name, value in values.items():
-            write_durably(self.secrets(number) / name, f"{value}\n", 0o600, APP_UID, APP_GID)
+        for name, text in {**{name: f"{value}\n" for name, value in values.items()}, **key.files()}.items():
+            write_durably(self.secrets(number) / name, text, 0o600, APP_UID, APP_GID)
 
 
 def make_directory(path: Path, mode: int, uid: int = 0, gid: int = 0) -> None:
@@ -373,9 +409,11 @@ def remove_tree(path: Path) -> None:
 
 def with_numbers(configuration: Mapping[str, Any], release: int, generation: int) -> dict[str, Any]:
     """A release's configuration: what was asked for, and what only its numbers decide (paths in the container)."""
+    secrets = f"/site/config/secrets/{release}"
     return {
         **configuration,
         "database": f"/site/data/databases/{generation}/db.sqlite3",
-        "secrets_directory": f"/site/config/secrets/{release}",
+        "secrets_directory": secrets,
+        "secret_key_file": f"{secrets}/{SECRET_KEY}",
         "server": {**configuration["server"], "socket": f"/site/run/releases/{release}/app.sock"},
     }

@@ -23,7 +23,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.release_module i
 )
 from ansible_collections.hostwright.django.plugins.module_utils.restore import Restorer, Source
 from ansible_collections.hostwright.django.plugins.module_utils.restore_backups import Shelf
-from ansible_collections.hostwright.django.plugins.module_utils.site import ReleaseError, Site
+from ansible_collections.hostwright.django.plugins.module_utils.site import SECRET, ReleaseError, Site
 from ansible_collections.hostwright.django.plugins.module_utils.spec import Job, Limits, Spec, words_of
 
 DOCUMENTATION = r"""
@@ -334,7 +334,7 @@ def spec_of(parameters: dict[str, Any]) -> Spec:
         ReleaseError: something that the site would not understand.
     """
     for option, pattern, rule in (
-        ("secrets", r"[A-Z][A-Z0-9_]*", "capital letters, digits and '_'"),
+        ("secrets", SECRET.pattern, "capital letters, digits and '_'"),
         ("environment_variables", r"[A-Za-z_][A-Za-z0-9_]*", "letters, digits and '_'"),
     ):
         wrong = [name for name in parameters[option] if not re.fullmatch(pattern, str(name))]
@@ -345,7 +345,6 @@ def spec_of(parameters: dict[str, Any]) -> Spec:
     configuration = {
         "environment": "production",
         "debug": False,
-        "secret_key_file": "/site/config/secrets/secret_key",
         "allowed_hosts": parameters["domains"],
         "scheme": parameters["scheme"],
         "media_root": "/site/media",
@@ -404,7 +403,7 @@ def described(site: Site) -> str:
     if live is None or not site.release_configuration(live.release).exists():
         return ""
     configuration = json.loads(site.release_configuration(live.release).read_text())
-    for numbered in ("database", "secrets_directory"):
+    for numbered in ("database", "secrets_directory", "secret_key_file"):
         configuration.pop(numbered, None)
     configuration["server"].pop("socket", None)
     parts = [*live.spec.get("workers", {}), *live.spec.get("jobs", {})]

@@ -107,7 +107,7 @@ class World:
             name = path.relative_to(self.site.root).as_posix()
             if path.is_symlink():
                 found[name] = f"-> {path.readlink()}"
-            elif path.is_file() and path.name not in ("lock", "secret_key", "deployments.jsonl"):
+            elif path.is_file() and path.name not in ("lock", "deployments.jsonl"):
                 found[name] = path.read_text()
             elif path.is_dir() and path.name.isdigit():
                 found[name] = "directory"
@@ -120,7 +120,7 @@ class World:
         live = self.site.current_record()
         assert live
         assert (live.image, live.source_digest) == (spec.image, spec.source_digest)
-        assert live.spec_digest == spec.digest(self.site.secret_key())
+        assert live.spec_digest == spec.digest(self.site.secret_key().value)
         running = {name: (c.image, c.running, c.restart) for name, c in self.engine.containers.items()}
         assert running == {live.container: (spec.image, True, "always")}
         records = self.site.records()
@@ -133,7 +133,7 @@ class World:
             configured = json.loads(self.site.release_configuration(number).read_text())
             assert configured["database"] == f"/site/data/databases/{record.generation}/db.sqlite3"
             assert (self.site.release(number) / "static").resolve() == (self.site.static / str(number)).resolve()
-            assert {path.name for path in self.site.secrets(number).iterdir()} >= {"TOKEN"}
+            assert {path.name for path in self.site.secrets(number).iterdir()} >= {"TOKEN", "secret_key"}
         assert set(self.engine.images[spec.image].migrations) <= set(self.content()["migrations"])
 
 
@@ -167,7 +167,7 @@ def test_the_first_release(world: World) -> None:
     assert record
     assert (record.generation, record.previous, record.version, record.container) == (1, None, "1.0", "polls-1")
     assert record.image_id == "sha256:polls:1.0"
-    assert len((world.site.configuration / "secrets" / "secret_key").read_text()) > 50
+    assert len((world.site.secrets(1) / "secret_key").read_text()) > 50
 
 
 def test_nothing_to_do(world: World) -> None:
@@ -1183,7 +1183,7 @@ def test_secrets_are_in_their_files_and_nowhere_else(world: World) -> None:
         module.difference(before, outcome, world.spec("1.0", secrets={"TOKEN": "hunter-3"}), world.site)
     )
     assert "hunter" not in repr(world.spec("1.0", secrets={"TOKEN": "hunter-3"}))
-    key = world.site.secret_key()
+    key = world.site.secret_key().value
     others = [p for p in world.site.root.rglob("*") if p.is_file() and p.name != "secret_key" and key in p.read_text()]
     assert others == []
 

@@ -19,6 +19,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.release import O
 from ansible_collections.hostwright.django.plugins.module_utils.restore import Restorer, Source, Wish
 from ansible_collections.hostwright.django.plugins.module_utils.restore_backups import Protected, Shelf, check
 from ansible_collections.hostwright.django.plugins.module_utils.rollback import Rollback
+from ansible_collections.hostwright.django.plugins.module_utils.secret_key import Fallback, SecretKey
 from ansible_collections.hostwright.django.plugins.module_utils.site import ReleaseError, Site
 from ansible_collections.hostwright.django.plugins.modules import restore as module
 
@@ -30,6 +31,13 @@ pytestmark = pytest.mark.usefixtures("owners", "no_fsync")
 
 MIGRATIONS = ("polls.0001_initial", "polls.0002_more")
 NOON = "20261123T120000Z-r1"
+FALLBACKS = '[{"key": "an older key", "until": 4000000000}, {"key": "a forgotten one", "until": 1}]'
+MEMBERS = {
+    "secrets/1/TOKEN": "hunter-2\n",
+    "secrets/1/secret_key": "the old key",
+    "secrets/1/secret_key_fallbacks": FALLBACKS,
+}
+OLD_KEY = SecretKey("the old key", (Fallback("an older key", 4000000000),))
 
 
 def sha256(data: bytes) -> str:
@@ -42,6 +50,7 @@ def shelve(
     rows: tuple[str, ...] = ("old vote",),
     migrations: tuple[str, ...] = MIGRATIONS[:1],
     version: str = "1.0",
+    members: dict[str, str] | None = None,
     **changes: Any,
 ) -> str:
     """Lay a backup down as the runtime does; return its id."""
@@ -49,7 +58,7 @@ def shelve(
     database = json.dumps({"migrations": list(migrations), "rows": list(rows)}).encode()
     (directory / f"{name}.sqlite3.zst").write_bytes(database)
     with tarfile.open(directory / f"{name}.config.tar", "w") as archive:
-        for member, text in (("secrets/secret_key", "the old key"), ("secrets/1/TOKEN", "hunter-2\n")):
+        for member, text in (members or MEMBERS).items():
             entry = tarfile.TarInfo(f"config/{member}")
             entry.size = len(text)
             archive.addfile(entry, io.BytesIO(text.encode()))
@@ -438,7 +447,7 @@ def test_a_site_is_rebuilt_on_a_bare_host(host: Host) -> None:
     outcome = restorer.rebuild(host.spec("2.0"), host.source())
     assert (outcome.release, outcome.previous, outcome.migrations) == (1, None, (MIGRATIONS[1],))
     host.assert_restored(["old vote"], "2.0")
-    assert host.site.secret_key() == "the old key"
+    assert host.site.secret_key() == OLD_KEY
     assert host.release("2.0").action == "none"
     with pytest.raises(ReleaseError, match="is on this host already"):
         restorer.rebuild(host.spec("2.0"), host.source())
@@ -549,9 +558,23 @@ def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
 def test_the_protected_part(tmp_path: Path) -> None:
     backup = Shelf.of(tmp_path).choose(shelve(tmp_path)) if shelve(tmp_path) else None
     assert backup
-    assert Protected.of(backup) == Protected("the old key", ("TOKEN",))
-    with tarfile.open(tmp_path / f"{backup.id}.config.tar", "w"):
-        pass
+    assert Protected.of(backup) == Protected(OLD_KEY, ("TOKEN",))
+
+
+def test_the_protected_part_of_a_time_when_all_releases_shared_the_key(tmp_path: Path) -> None:
+    members = {"secrets/1/TOKEN": "hunter-2\n", "secrets/secret_key": "the old key", "secrets/2/secret_key": "another"}
+    name = shelve(tmp_path, members=members)
+    backup = Shelf.of(tmp_path).choose(name)
+    assert Protected.of(backup) == Protected(SecretKey("the old key"), ("TOKEN",))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{"secrets/1/TOKEN": "t\n"}, {"secrets/1/secret_key": " "}, {**MEMBERS, "secrets/1/secret_key_fallbacks": "{}{"}],
+)
+def test_a_backup_without_a_secret_key_gives_no_site(tmp_path: Path, members: dict[str, str]) -> None:
+    name = shelve(tmp_path, members=members)
+    backup = Shelf.of(tmp_path).choose(name)
     with pytest.raises(ReleaseError, match="does not give the site's secret key"):
         Protected.of(backup)
 

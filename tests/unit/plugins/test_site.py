@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.hostwright.django.plugins.module_utils import site as module
+from ansible_collections.hostwright.django.plugins.module_utils.secret_key import Fallback, SecretKey
 from ansible_collections.hostwright.django.plugins.module_utils.site import (
     Record,
     ReleaseError,
@@ -288,27 +289,41 @@ def test_a_program_that_a_release_starts_does_not_inherit_the_lock(site: Site) -
         child.wait()
 
 
-def test_the_secret_key_is_made_once(site: Site, owners: dict[str, tuple[int, int]]) -> None:
-    key = site.secret_key()
-    path = site.configuration / "secrets" / "secret_key"
-    assert site.secret_key() == key == path.read_text()
-    assert len(key) >= 64
-    assert mode(path) == 0o600
-    assert owners[str(path.with_name(".secret_key.new"))] == (10001, 10001)
-    assert Site("blog", site.root).name != site.name
-    other = Site("blog", site.root)
-    other.make_directories()
-    assert other.secret_key() != key
-
-
 def test_each_release_has_secrets_of_its_own(site: Site, owners: dict[str, tuple[int, int]]) -> None:
-    site.write_secrets(1, {"TOKEN": "old", "GONE": "x"})
-    site.write_secrets(2, {"TOKEN": "new"})
-    assert {path.name: path.read_text() for path in site.secrets(1).iterdir()} == {"TOKEN": "old\n", "GONE": "x\n"}
-    assert {path.name: path.read_text() for path in site.secrets(2).iterdir()} == {"TOKEN": "new\n"}
+    site.write_secrets(1, {"TOKEN": "old", "GONE": "x"}, SecretKey("one"))
+    site.write_secrets(2, {"TOKEN": "new\n"}, SecretKey("two", (Fallback("one", 2_000_000_000),)))
+    assert {path.name: path.read_text() for path in site.secrets(1).iterdir()} == {
+        "TOKEN": "old\n",
+        "GONE": "x\n",
+        "secret_key": "one",
+    }
+    assert {path.name: path.read_text() for path in site.secrets(2).iterdir()} == {
+        "TOKEN": "new\n\n",
+        "secret_key": "two",
+        "secret_key_fallbacks": '[{"key": "one", "until": 2000000000}]',
+    }
     assert mode(site.secrets(2)) == 0o700
-    assert mode(site.secrets(2) / "TOKEN") == 0o600
-    assert owners[str(site.secrets(2))] == owners[str(site.secrets(2) / ".TOKEN.new")] == (10001, 10001)
+    assert {mode(path) for path in site.secrets(2).iterdir()} == {0o600}
+    given = {path: owner for path, owner in owners.items() if path.startswith(str(site.secrets(2)))}
+    assert len(given) == 4
+    assert set(given.values()) == {(10001, 10001)}
+    assert site.user_secrets(2) == {"TOKEN": "new\n"}
+
+
+def test_the_secret_key_is_the_live_release_s(site: Site) -> None:
+    assert site.secret_key() != site.secret_key()  # nothing was signed with it yet
+    commit(site, record(1))
+    shared = site.configuration / "secrets" / "secret_key"
+    shared.write_text("of all releases, once")
+    assert site.secret_key() == SecretKey("of all releases, once")
+    site.write_secrets(1, {}, SecretKey("one"))
+    site.write_secrets(2, {}, SecretKey("two"))
+    assert site.secret_key() == SecretKey("one")
+    commit(site, record(2))
+    assert site.secret_key() == SecretKey("two")
+    (site.secrets(2) / "secret_key_fallbacks").write_text("{")
+    with pytest.raises(ReleaseError, match=r"secrets is broken: .*Expecting property name"):
+        site.secret_key()
 
 
 def test_the_next_number_is_above_every_trace(site: Site) -> None:
@@ -333,7 +348,7 @@ def test_the_next_number_is_above_every_trace(site: Site) -> None:
 def test_removing_a_release_leaves_the_others_and_the_databases(site: Site) -> None:
     for number in (1, 2):
         commit(site, record(number, generation=number))
-        site.write_secrets(number, {"TOKEN": "t"})
+        site.write_secrets(number, {"TOKEN": "t"}, SecretKey("key"))
         site.release_configuration(number).touch()
         (site.static / str(number)).mkdir()
     site.remove(1)
@@ -368,6 +383,7 @@ def test_the_configuration_gets_what_the_numbers_decide() -> None:
         "scheme": "http",
         "database": "/site/data/databases/3/db.sqlite3",
         "secrets_directory": "/site/config/secrets/7",
+        "secret_key_file": "/site/config/secrets/7/secret_key",
     }
     assert given == {"server": {"workers": 2}, "scheme": "http"}
 

@@ -6,4 +6,5 @@ urlpatterns = [
     path("", views.newest),
     path("write", views.write),
     path("upload", views.upload),
+    path("visit", views.visit),
 ]

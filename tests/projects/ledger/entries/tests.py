@@ -24,6 +24,12 @@ class LedgerTests(TestCase):
         self.assertEqual(self.client.post("/write").status_code, 400)
         self.assertEqual(Entry.objects.count(), 0)
 
+    def test_a_visitor_who_comes_again_is_known(self):
+        self.assertContains(self.client.get("/visit"), "new")
+        self.assertContains(self.client.get("/visit"), "again")
+        self.client.cookies["visit"] = "yes:forged"
+        self.assertContains(self.client.get("/visit"), "new")
+
     def test_the_command_prints_what_it_wrote(self):
         out = StringIO()
         call_command("write", 3, stdout=out)

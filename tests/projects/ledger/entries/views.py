@@ -24,6 +24,15 @@ def upload(request: HttpRequest) -> HttpResponse:
     return acknowledge(request.GET.get("id", ""), len(request.body))
 
 
+@require_GET
+def visit(request: HttpRequest) -> HttpResponse:
+    """Tell whether the visitor was here before: a signed cookie says so."""
+    known = request.get_signed_cookie("visit", default=None)
+    response = HttpResponse("again\n" if known else "new\n", content_type="text/plain")
+    response.set_signed_cookie("visit", "yes")
+    return response
+
+
 def acknowledge(key: str, size: int) -> HttpResponse:
     if not key:
         return HttpResponse("An id is needed.\n", status=400, content_type="text/plain")
