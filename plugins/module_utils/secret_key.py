@@ -70,5 +70,4 @@ class SecretKey:
         """A new key; this one and its fallbacks are accepted for so long, those not longer than they were to be."""
         until = int(time.time()) + seconds
         earlier = (Fallback(old.key, min(old.until, until)) for old in self.fallbacks)
-        kept = (Fallback(self.value, until), *earlier) if seconds > 0 else ()
-        return replace(self.new(), fallbacks=kept)
+        return replace(self.new(), fallbacks=(Fallback(self.value, until), *earlier))
