@@ -79,6 +79,17 @@ step:
 DAY = 24 * 60 * 60
 
 
+def seconds_of(days: int) -> int:
+    """How long older keys are accepted.
+
+    Raises:
+        ReleaseError: there is no such time.
+    """
+    if days < 0:
+        raise ReleaseError("read the settings", f"{days} days will not do: app_secret_key_days is 0 or more")
+    return days * DAY
+
+
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
@@ -87,13 +98,12 @@ def main() -> None:
     releaser = Releaser(site_of(module), Engine(), audit={"by": module.params["by"], "what": "rotate"})
 
     def rotate() -> dict[str, Any]:
-        if module.params["days"] < 0:
-            raise ReleaseError("read the settings", "app_secret_key_days: write how many days, 0 or more")
+        seconds = seconds_of(module.params["days"])
         current = releaser.site.live_record("look at the live release")
         if module.check_mode:
             outcome = Outcome("released", releaser.site.next_number(), current)
         else:
-            outcome = releaser.rotate(module.params["days"] * DAY)
+            outcome = releaser.rotate(seconds)
         before, after = (f"release: {number}\n" for number in (current.release, outcome.release))
         return {**told(module, outcome), "diff": {"before": before, "after": after}}
 

@@ -12,6 +12,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.release import R
 from ansible_collections.hostwright.django.plugins.module_utils.rollback import Rollback
 from ansible_collections.hostwright.django.plugins.module_utils.secret_key import Fallback, SecretKey
 from ansible_collections.hostwright.django.plugins.module_utils.site import ReleaseError
+from ansible_collections.hostwright.django.plugins.modules import rotate
 
 from tests.unit.plugins.pretended_engine import Killed
 from tests.unit.plugins.test_release import World, make, no_fsync, world
@@ -104,6 +105,12 @@ def test_a_site_without_a_release_has_nothing_to_rotate(world: World) -> None:
     with pytest.raises(ReleaseError, match="no live release on this host: deploy it first"):
         world.releaser().rotate(DAY)
     assert world.picture() == {}
+
+
+def test_days_are_seconds_and_never_less_than_none() -> None:
+    assert (rotate.seconds_of(14), rotate.seconds_of(0)) == (14 * DAY, 0)
+    with pytest.raises(ReleaseError, match="-1 days will not do"):
+        rotate.seconds_of(-1)
 
 
 def test_the_keys_show_nowhere(world: World) -> None:
