@@ -14,6 +14,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.spec import Spec
 TMP = "/tmp"  # noqa: S108 (the container's own, in memory)
 BACKUPS = "/site/backups"  # where a container sees a directory of backups
 HELPER = "release"  # the part of a site's one-shot container
+EGRESS = "hostwright-egress"  # the network of releases that may reach out
 REMOVAL_SECONDS = 10.0
 PAUSE = 0.1
 
@@ -42,8 +43,20 @@ class Containers:
         """Name of the container that cron starts."""
         return f"{self.web(number)}-job-{name}"
 
+    def provide_network(self, spec: Spec) -> None:
+        """Have the network that a release's containers need; in it they do not reach each other.
+
+        Raises:
+            EngineError: it cannot be made, or there is somebody else's of that name.
+        """
+        ours = ("--filter", f"name=^{EGRESS}$", "--filter", "label=hostwright=network")
+        if spec.egress and not self.engine("network", "ls", "--quiet", *ours):
+            apart = ("--opt", "com.docker.network.bridge.enable_icc=false")
+            self.engine("network", "create", "--label", "hostwright=network", *apart, EGRESS)
+
     def create(self, spec: Spec, number: int) -> None:
         """Create all containers of a release; none of them runs yet."""
+        self.provide_network(spec)
         self._create(self.web(number), spec, number, "always", "serve", health=True)
         for name, command in spec.workers.items():
             worker = ("--env", f"HOSTWRIGHT_WORKER={name}")
@@ -66,7 +79,8 @@ class Containers:
             "--health-timeout", "10s", "--health-retries", "3",
         ]  # fmt: skip
         self.engine(
-            "create", "--name", name, *self._hardened(spec), *self._mounts(), *self._labels(number),
+            "create", "--name", name, "--network", _network(spec), *self._hardened(spec), *self._mounts(),
+            *self._labels(number),
             "--hostname", self.site.name, "--restart", restart, "--stop-timeout", str(spec.stop_timeout),
             *(probe if health else ["--no-healthcheck"]), *options, spec.image, *verb,
         )  # fmt: skip
@@ -97,8 +111,8 @@ class Containers:
     def hook(self, name: str, spec: Spec, number: int, command: tuple[str, ...]) -> list[str]:
         """Docker's arguments to run a management command of a release that does not serve yet."""
         return [
-            "run", "--rm", "--name", name, *self._hardened(spec), *self._mounts(), *self._labels(number),
-            "--entrypoint", "python3", spec.image, "manage.py", *command,
+            "run", "--rm", "--name", name, "--network", _network(spec), *self._hardened(spec), *self._mounts(),
+            *self._labels(number), "--entrypoint", "python3", spec.image, "manage.py", *command,
         ]  # fmt: skip
 
     def of_release(self, number: int) -> list[str]:
@@ -209,3 +223,8 @@ class Containers:
             "--user", f"{APP_UID}:{APP_GID}", "--pull", "never",
             "--log-driver", "json-file", "--log-opt", "max-size=10m", "--log-opt", "max-file=3",
         ]  # fmt: skip
+
+
+def _network(spec: Spec) -> str:
+    """The network of a release's containers. Nginx comes to the site through a socket in a volume, and needs none."""
+    return EGRESS if spec.egress else "none"

@@ -369,6 +369,8 @@ class Releaser:
 
     def _before(self, new: Attempt, spec: Spec) -> None:
         """Run the commands that precede a release, in the new image on the live database; a failure ends it."""
+        if spec.pre_release:
+            self.containers.provide_network(spec)
         for command in spec.pre_release:
             self.progress.at(f"run '{' '.join(command)}' before the release")
             name = f"{self.containers.helper}-hook"

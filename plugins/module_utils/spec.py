@@ -54,7 +54,7 @@ class Spec:
     ``source_digest`` is that of the project alone, ``image_digest`` that of all that decides the image's content;
     ``configuration`` lacks what only the release's number decides. ``workers`` are management commands that run all
     the time, ``jobs`` those that cron starts; ``pre_release`` and ``post_release`` run once for every release,
-    ``post_restore`` besides for every one that is a restore.
+    ``post_restore`` besides for every one that is a restore. ``egress`` says whether its containers have a network.
     """
 
     image: str
@@ -76,6 +76,7 @@ class Spec:
     pre_release: tuple[Command, ...] = ()
     post_release: tuple[Command, ...] = ()
     post_restore: tuple[Command, ...] = ()
+    egress: bool = False
 
     def digest(self, secret_key: str) -> str:
         """What identifies the wish; secrets take part keyed, so that the record tells nothing of them."""
@@ -97,6 +98,7 @@ class Spec:
         return cls(
             **{
                 **recorded,
+                "egress": recorded.get("egress", True),  # a record that does not say it is of a time when all had one
                 "limits": Limits(**recorded["limits"]),
                 "secrets": secrets,
                 "workers": {name: tuple(command) for name, command in recorded["workers"].items()},

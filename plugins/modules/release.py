@@ -204,6 +204,12 @@ options:
         description: Size of /tmp, which is memory.
         type: str
         default: 256m
+  egress:
+    description: >-
+      Whether the release's containers may reach out, through a network of their own (C(hostwright-egress)). Without it
+      they have no network; visitors come through a socket.
+    type: bool
+    default: false
   environment_variables:
     description: Environment variables of the site that may be seen by anybody on the host.
     type: dict
@@ -322,6 +328,7 @@ ARGUMENTS: dict[str, Any] = {
             "tmp": {"type": "str", "default": "256m"},
         },
     },
+    "egress": {"type": "bool", "default": False},
     "environment_variables": {"type": "dict", "default": {}},
     "secrets": {"type": "dict", "default": {}, "no_log": True},
 }
@@ -377,6 +384,7 @@ def spec_of(parameters: dict[str, Any]) -> Spec:
         pre_release=tuple(words_of("pre_release", line) for line in parameters["pre_release"]),
         post_release=tuple(words_of("post_release", line) for line in parameters["post_release"]),
         post_restore=tuple(words_of("post_restore", line) for line in parameters["post_restore"]),
+        egress=parameters["egress"],
     )
 
 

@@ -66,6 +66,7 @@ class PretendedEngine(Engine):
         self.images: dict[str, App] = {}
         self.containers: dict[str, Container] = {}
         self.volumes: dict[str, dict[str, str]] = {}
+        self.networks: dict[str, list[str]] = {}
         self.calls: list[list[str]] = []
         self.fail_at = -1
         self.fault = "status"
@@ -118,7 +119,7 @@ class PretendedEngine(Engine):
                 return Answer(1, stderr=f"pretended failure of {arguments[0]}")
         if self.fault == "gone" and number >= self.fail_at >= 0:
             raise EngineError("Cannot connect to the Docker daemon")
-        name = "_".join(arguments[:2]) if arguments[0] in ("image", "container", "volume") else arguments[0]
+        name = "_".join(arguments[:2]) if arguments[0] in ("image", "container", "volume", "network") else arguments[0]
         answer: Answer = getattr(self, f"_do_{name}")(list(arguments))
         return answer
 
@@ -174,6 +175,16 @@ class PretendedEngine(Engine):
         states = [{"Name": name, "Options": options} for name, options in found.items()]
         return self._inspected("volume", words[2:], states, set(found))
 
+    def _do_network_ls(self, words: list[str]) -> Answer:
+        name, label = (words[i + 1].partition("=")[2] for i in _places(words, "--filter"))
+        return Answer(0, "\n".join(n for n, options in self.networks.items() if f"^{n}$" == name and label in options))
+
+    def _do_network_create(self, words: list[str]) -> Answer:
+        if words[-1] in self.networks:
+            return Answer(1, stderr=f"network with name {words[-1]} already exists")
+        self.networks[words[-1]] = words
+        return Answer(0)
+
     @staticmethod
     def _inspected(kind: str, names: list[str], states: list[dict[str, Any]], found: set[str]) -> Answer:
         """Docker shows those that are there, and complains of the others."""
@@ -198,6 +209,9 @@ class PretendedEngine(Engine):
         name = words[words.index("--name") + 1]
         if name in self.containers:
             return Answer(125, stderr=f"Conflict. The container name {name} is already in use")
+        network = words[words.index("--network") + 1]
+        if network != "none" and network not in self.networks:
+            return Answer(1, stderr=f"network {network} not found")
         image = next(word for word in words if word in self.images)
         self.containers[name] = Container(image, words, restart=words[words.index("--restart") + 1])
         return Answer(0, name)

@@ -714,6 +714,33 @@ def test_the_container_is_hardened(world: World) -> None:
     assert "--read-only" in helper
 
 
+def test_a_release_reaches_out_only_if_it_may(world: World) -> None:
+    changes: dict[str, Any] = {"workers": {"mailer": ("send",)}, "pre_release": (("check",),)}
+    world.release("1.0", **changes)
+    world.release("1.1", **changes)
+    assert world.engine.networks == {}
+    assert world.release("1.1", egress=True, **changes).release == 3
+    world.release("1.0", egress=True, **changes)
+    used = {
+        call[call.index("--name") + 1]: call[call.index("--network") + 1]
+        for call in world.engine.calls
+        if call[0] in ("create", "run")
+    }
+    assert used == {
+        "polls-1": "none", "polls-1-mailer": "none", "polls-2": "none", "polls-2-mailer": "none",
+        "polls-3": "hostwright-egress", "polls-3-mailer": "hostwright-egress",
+        "polls-4": "hostwright-egress", "polls-4-mailer": "hostwright-egress",
+        "polls-release-hook": "hostwright-egress", "polls-release": "none",
+    }  # fmt: skip
+    (network,) = world.engine.networks.values()
+    assert {"hostwright=network", "com.docker.network.bridge.enable_icc=false"} <= set(network)
+
+
+def test_a_network_of_somebody_else_is_not_joined(world: World) -> None:
+    world.engine.networks["hostwright-egress"] = ["--label", "theirs"]
+    assert "hostwright-egress already exists" in str(world.fails("1.0", egress=True))
+
+
 def test_a_changed_setting_is_a_release(world: World) -> None:
     world.release("1.0")
     outcome = world.release("1.0", limits=Limits(memory="1g"))
@@ -1199,6 +1226,7 @@ CHANGED: dict[str, Any] = {
     "stop_timeout": 31,
     "workers": {"mailer": ("send",)},
     "jobs": {"tidy": Job("* * * * *", ("clearsessions",))},
+    "egress": True,
 }
 UNRELATED: dict[str, Any] = {
     "health_timeout": 61,
@@ -1264,6 +1292,7 @@ CHANGES = {
     "post_release": ["check"],
     "post_restore": ["check"],
     "maintenance": True,
+    "egress": True,
 }
 
 
@@ -1300,6 +1329,12 @@ def test_the_record_gives_the_wish_back() -> None:
     read = json.loads(json.dumps(wish.recorded()))
     assert "secrets" not in read
     assert Spec.of_record(read, wish.secrets) == wish
+
+
+def test_the_record_of_a_release_that_had_a_network_without_saying_so_gives_it_back() -> None:
+    read = json.loads(json.dumps(SPEC.recorded()))
+    del read["egress"]
+    assert Spec.of_record(read, SPEC.secrets).egress
 
 
 @pytest.mark.parametrize("name", ["lower", "../KEY", "secret_key", "A B", "1A", "", "A\n"])
