@@ -8,13 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
-from ansible_collections.hostwright.django.plugins.module_utils.site import APP_GID, APP_UID, ReleaseError, Site
+from ansible_collections.hostwright.django.plugins.module_utils.site import (
+    APP_GID,
+    APP_UID,
+    SECRETS,
+    ReleaseError,
+    Site,
+)
 from ansible_collections.hostwright.django.plugins.module_utils.spec import Spec
 
 TMP = "/tmp"  # noqa: S108 (the container's own, in memory)
 BACKUPS = "/site/backups"  # where a container sees a directory of backups
 HELPER = "release"  # the part of a site's one-shot container
+SERVING, BESIDE = 1024, 512  # shares of a processor that is short: of what visitors wait for, and of all else
 EGRESS = "hostwright-egress"  # the network of releases that may reach out
+# The configuration holds the secrets of all releases, for backups; an empty directory lies over them.
+HIDDEN = ("--tmpfs", "/site/config/secrets:ro,nosuid,nodev,noexec,size=4k")
 REMOVAL_SECONDS = 10.0
 PAUSE = 0.1
 
@@ -79,8 +88,8 @@ class Containers:
             "--health-timeout", "10s", "--health-retries", "3",
         ]  # fmt: skip
         self.engine(
-            "create", "--name", name, "--network", _network(spec), *self._hardened(spec), *self._mounts(),
-            *self._labels(number),
+            "create", "--name", name, "--network", _network(spec),
+            *self._hardened(spec, SERVING if health else BESIDE), *self._mounts(number), *self._labels(number),
             "--hostname", self.site.name, "--restart", restart, "--stop-timeout", str(spec.stop_timeout),
             *(probe if health else ["--no-healthcheck"]), *options, spec.image, *verb,
         )  # fmt: skip
@@ -89,7 +98,7 @@ class Containers:
         """Docker's arguments to run a verb of the runtime and talk to it, without network and with media read-only."""
         return [
             "run", "--rm", "--interactive", "--name", self.helper, "--network", "none", *self._hardened(spec),
-            *self._mounts(read_only=(f"{self.site.name}_media",)), *self._labels(number), image, *verb,
+            *self._mounts(number, read_only=(f"{self.site.name}_media",)), *self._labels(number), image, *verb,
         ]  # fmt: skip
 
     def filler(self, spec: Spec, number: int, backups: Path, *verb: str) -> list[str]:
@@ -104,14 +113,14 @@ class Containers:
             for word in ("--mount", f"type=bind,src={path},dst={target}{',readonly' if read_only else ''}")
         ]
         return [
-            "run", "--rm", "--name", self.helper, "--network", "none", *self._hardened(spec), *mounts,
+            "run", "--rm", "--name", self.helper, "--network", "none", *self._hardened(spec), *mounts, *HIDDEN,
             *self._labels(number), spec.image, *verb,
         ]  # fmt: skip
 
     def hook(self, name: str, spec: Spec, number: int, command: tuple[str, ...]) -> list[str]:
         """Docker's arguments to run a management command of a release that does not serve yet."""
         return [
-            "run", "--rm", "--name", name, "--network", _network(spec), *self._hardened(spec), *self._mounts(),
+            "run", "--rm", "--name", name, "--network", _network(spec), *self._hardened(spec), *self._mounts(number),
             *self._labels(number), "--entrypoint", "python3", spec.image, "manage.py", *command,
         ]  # fmt: skip
 
@@ -203,8 +212,10 @@ class Containers:
             "--env", f"HOSTWRIGHT_CONFIG=/site/config/releases/{number}.json",
         ]  # fmt: skip
 
-    def _mounts(self, read_only: tuple[str, ...] = ()) -> list[str]:
-        options: list[str] = []
+    def _mounts(self, number: int, read_only: tuple[str, ...] = ()) -> list[str]:
+        # A directory that is missing the Engine makes, where it would not start a container with a mount: one that it
+        # starts before the secrets are there again tries until they are.
+        options = [*HIDDEN, "--volume", f"{self.site.memory / str(number)}:{SECRETS}:ro"]
         for name, (directory, target, always) in self.site.volumes.items():
             mount = (
                 f"type=volume,source={name},target={target},volume-driver=local,volume-opt=type=none,volume-opt=o=bind,"
@@ -213,13 +224,14 @@ class Containers:
             options += ["--mount", mount + (",readonly" if always or name in read_only else "")]
         return options
 
-    def _hardened(self, spec: Spec) -> list[str]:
+    def _hardened(self, spec: Spec, shares: int = BESIDE) -> list[str]:
         limits = spec.limits
         return [
             "--init",  # a first process has no default handlers: a SIGTERM before Python has set its own would be lost
             "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
             "--memory", limits.memory, "--memory-swap", limits.memory, "--cpus", str(limits.cpus),
-            "--pids-limit", str(limits.pids), "--tmpfs", f"{TMP}:rw,nosuid,nodev,noexec,size={limits.tmp},mode=1777",
+            "--cpu-shares", str(shares), "--pids-limit", str(limits.pids), "--ulimit", "core=0",
+            "--tmpfs", f"{TMP}:rw,nosuid,nodev,noexec,size={limits.tmp},mode=1777",
             "--user", f"{APP_UID}:{APP_GID}", "--pull", "never",
             "--log-driver", "json-file", "--log-opt", "max-size=10m", "--log-opt", "max-file=3",
         ]  # fmt: skip

@@ -13,12 +13,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.hostwright.django.plugins.module_utils import secret_files
 from ansible_collections.hostwright.django.plugins.module_utils.secret_key import NAME as SECRET_KEY
 from ansible_collections.hostwright.django.plugins.module_utils.secret_key import SecretKey
 
 APP_UID = 10001
 APP_GID = 10001
 SECRET = re.compile(r"[A-Z][A-Z0-9_]*")  # as the user's secrets are called; the secret key, beside them, is not
+SECRETS = "/run/secrets"  # where a container sees those of its release
 
 
 class ReleaseError(Exception):
@@ -145,6 +147,11 @@ class Site:
         return self.configuration / "secrets" / str(number)
 
     @property
+    def memory(self) -> Path:
+        """What the containers see of the secrets: a directory for each release, gone when the host is switched off."""
+        return secret_files.MEMORY / self.name
+
+    @property
     def hold(self) -> Path:
         """While it is there and its modification time lies ahead, Nginx keeps requests waiting."""
         return self.run / "hold"
@@ -234,7 +241,7 @@ class Site:
 
     def traces(self) -> set[int]:
         """Numbers of all releases that have left something, whether they came about or not."""
-        places = (self.run / "releases", self.static, self.configuration / "secrets")
+        places = (self.run / "releases", self.static, self.configuration / "secrets", self.memory)
         names = [path.name for place in places for path in place.glob("*")]
         return _numbers([*names, *(path.stem for path in (self.configuration / "releases").glob("*.json"))])
 
@@ -247,6 +254,7 @@ class Site:
         remove_tree(self.release(number))
         remove_tree(self.static / str(number))
         self._prune_shared()
+        remove_tree(self.memory / str(number))
         remove_tree(self.secrets(number))
         self.release_configuration(number).unlink(missing_ok=True)
 
@@ -361,6 +369,10 @@ class Site:
         for name, text in {**{name: f"{value}\n" for name, value in values.items()}, **key.files()}.items():
             write_durably(self.secrets(number) / name, text, 0o600, APP_UID, APP_GID)
 
+    def provide_secrets(self, number: int) -> None:
+        """Have a release's secrets in memory for its containers."""
+        secret_files.provide(self.secrets(number), self.memory / str(number))
+
 
 def make_directory(path: Path, mode: int, uid: int = 0, gid: int = 0) -> None:
     """Make a directory with mode and owner, or bring an existing one to them."""
@@ -408,12 +420,11 @@ def remove_tree(path: Path) -> None:
 
 
 def with_numbers(configuration: Mapping[str, Any], release: int, generation: int) -> dict[str, Any]:
-    """A release's configuration: what was asked for, and what only its numbers decide (paths in the container)."""
-    secrets = f"/site/config/secrets/{release}"
+    """A release's configuration: what was asked for, and paths in the container, most of which have its numbers."""
     return {
         **configuration,
         "database": f"/site/data/databases/{generation}/db.sqlite3",
-        "secrets_directory": secrets,
-        "secret_key_file": f"{secrets}/{SECRET_KEY}",
+        "secrets_directory": SECRETS,
+        "secret_key_file": f"{SECRETS}/{SECRET_KEY}",
         "server": {**configuration["server"], "socket": f"/site/run/releases/{release}/app.sock"},
     }

@@ -406,13 +406,13 @@ def _job(name: object, job: object) -> Job:
 
 
 def described(site: Site) -> str:
-    """The live release as text for ``--diff``: image and configuration, without what its number decides."""
+    """The live release as text for ``--diff``: image and configuration, without the paths that are decided here."""
     live = site.current_record()
     if live is None or not site.release_configuration(live.release).exists():
         return ""
     configuration = json.loads(site.release_configuration(live.release).read_text())
-    for numbered in ("database", "secrets_directory", "secret_key_file"):
-        configuration.pop(numbered, None)
+    for path in ("database", "secrets_directory", "secret_key_file"):
+        configuration.pop(path, None)
     configuration["server"].pop("socket", None)
     parts = [*live.spec.get("workers", {}), *live.spec.get("jobs", {})]
     return _text(live.image, live.source_digest, live.container, parts, (), configuration)

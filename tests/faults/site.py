@@ -63,6 +63,7 @@ print(json.dumps({
     "data": sorted(os.listdir(data)),
     "generations": sorted(os.listdir(data / "databases")),
     "config": sorted(os.listdir(config)),
+    "memory": sorted(os.listdir(Path("/run/hostwright/secrets") / site)),
     "configured": sorted(os.listdir(config / "releases")),
     "records": {n: json.loads(path.read_text()) for n in os.listdir(run / "releases")
                 if (path := run / "releases" / n / "release.json").exists()},
@@ -160,9 +161,9 @@ class Site:
                 file.write(f"\n{text}\n")
         return str(project)
 
-    def begin(self, *arguments: str) -> subprocess.Popen[str]:
-        """Begin to deploy as a user does."""
-        return self._run("ansible-playbook", "--limit", HOST, *arguments, str(PROJECT / "deploy.yml"))
+    def begin(self, *arguments: str, playbook: str = "deploy.yml") -> subprocess.Popen[str]:
+        """Begin to deploy, or what another playbook does, as a user does."""
+        return self._run("ansible-playbook", "--limit", HOST, *arguments, str(PROJECT / playbook))
 
     def _run(self, *command: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
@@ -275,6 +276,7 @@ class Site:
         generations = {str(record["generation"]) for record in left["records"].values()}
         assert set(left["generations"]) == generations
         assert "progress" not in left["config"]
+        assert left["memory"] == sorted(left["records"])
         assert left["configured"] == sorted(f"{number}.json" for number in left["records"])
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 SOURCE = Path(__file__).resolve().parents[2] / "roles" / "app" / "files"
 MANIFEST = {"id": "20261122T203000Z-r7", "time": "2026-11-22T20:30:00Z", "rows_total": 3, "release": 7}
+PLACES = {"root": "srv", "private": "etc", "state": "state", "volatile": "run"}
 # Answers by files: inspect.json or state (of a one-shot container), run.out, run.err, and run.rc, a script.
 DOCKER = """#!/bin/sh
 here=$(dirname "$0")
@@ -133,7 +134,7 @@ class Host:
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the host command."""
-        places = [f"--root={self.root}/srv", f"--private={self.root}/etc", f"--state={self.root}/state"]
+        places = [f"--{name}={self.root}/{place}" for name, place in PLACES.items()]
         return subprocess.run(
             [sys.executable, "-m", "hostwright_host", *places, *words],
             env={**os.environ, "PATH": f"{self.bin}:{os.environ['PATH']}", "PYTHONPATH": str(SOURCE)},

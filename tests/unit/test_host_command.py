@@ -40,6 +40,7 @@ def test_backup_runs_one_hardened_container(host: Host) -> None:
         "--name polls-backup",
         "--label hostwright=backup --label hostwright.site=polls",
         "--user 10001:10001 --network none --read-only",
+        "--cpu-shares 256 --ulimit core=0",
         "--cap-drop ALL --security-opt no-new-privileges",
         f"--mount type=bind,src={host.data},dst=/site/data --mount",
         f"src={host.config},dst=/site/config,readonly",

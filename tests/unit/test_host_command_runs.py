@@ -238,10 +238,19 @@ class TestDrill:
             f"drill --output /site/backups --backup {new} --scratch /site/scratch",
         ):
             assert part in text
-        assert "dst=/site/data" not in text
+        for part in ("dst=/site/data", "dst=/run/secrets"):
+            assert part not in text
         assert not (host.data / "drill").exists()
         drill = host.status()["drill"]
         assert (drill["ok"], drill["recovery"], len(drill["backups"])) == (True, 2.5, 2)
+
+    def test_the_release_it_boots_has_its_secrets(self, host: Host) -> None:
+        secrets = host.root / "run/polls/7"
+        secrets.mkdir(parents=True)
+        host.answer("run.out", self.ANSWER % host.seal(100))
+        assert host.run("drill", "polls").returncode == 0
+        (run,) = (call for call in host.calls() if call[0] == "run")
+        assert f"type=bind,src={secrets},dst=/run/secrets,readonly" in run
 
     def test_the_scratch_place_is_empty_and_goes_whatever_happens(self, host: Host) -> None:
         host.seal(100)

@@ -136,6 +136,11 @@ def check_activation(words: list[str]) -> None:
     assert "venv --clear .venv" in (PROJECT / "scripts" / "setup").read_text(encoding="utf-8")
 
 
+def check_systemctl(words: list[str]) -> None:
+    assert words[1] == "restart"
+    assert f'"{words[2]}.service"' in (PROJECT / "plugins" / "module_utils" / "boot.py").read_text(encoding="utf-8")
+
+
 def check_tool(words: list[str]) -> None:
     assert words[1] in TOOLS[words[0]]
 
@@ -146,6 +151,7 @@ CHECKS = {
     "ansible": check_ansible,
     "ansible-vault": check_ansible_vault,
     "hostwright": check_hostwright,
+    "systemctl": check_systemctl,
     ".": check_activation,
     **dict.fromkeys(TOOLS, check_tool),
 }

@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+UTILS = "ansible_collections.hostwright.django.plugins.module_utils"
+
+
+@pytest.fixture(autouse=True)
+def own_places(tmp_path: Path) -> Iterator[None]:
+    """Keep what a release puts into the system's directories in the test's own."""
+    with pytest.MonkeyPatch.context() as patch:  # one of its own: a test may undo the other
+        patch.setattr(f"{UTILS}.secret_files.MEMORY", tmp_path / "run" / "hostwright" / "secrets")
+        patch.setattr(f"{UTILS}.boot.PROGRAM", tmp_path / "hostwright-secrets.py")
+        patch.setattr(f"{UTILS}.boot.UNITS", tmp_path)
+        yield
 
 
 @pytest.fixture

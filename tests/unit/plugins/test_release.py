@@ -125,6 +125,7 @@ class World:
         assert running == {live.container: (spec.image, True, "always")}
         records = self.site.records()
         assert self.site.traces() == set(records)
+        assert {path.name for path in (self.site.memory / str(live.release)).iterdir()} == {"TOKEN", "secret_key"}
         assert live.release == max(records)
         assert len(records) <= spec.keep_releases
         assert self.site.generations() == {record.generation for record in records.values()}
@@ -192,6 +193,14 @@ def test_a_live_release_without_its_container_gets_another(world: World) -> None
     assert world.release("1.0").action == "started"
     world.assert_consistent(world.spec("1.0"))
     assert world.engine.containers["polls-1"].options == options
+
+
+def test_a_live_release_that_is_started_has_its_secrets(world: World) -> None:
+    world.release("1.0")
+    world.engine.containers["polls-1"].running = False
+    shutil.rmtree(world.site.memory)
+    assert world.release("1.0").action == "started"
+    assert (world.site.memory / "1" / "TOKEN").read_text() == "the-token\n"
 
 
 def test_a_live_release_that_does_not_come_up_again_is_reported(world: World) -> None:
@@ -699,6 +708,8 @@ def test_the_container_is_hardened(world: World) -> None:
         "--memory-swap 99m",
         "--cpus 0.5",
         "--pids-limit 77",
+        "--cpu-shares 1024",
+        "--ulimit core=0",
         "size=11m",
         "--user 10001:10001",
         "--pull never",
@@ -709,9 +720,13 @@ def test_the_container_is_hardened(world: World) -> None:
     mounts = {mount.split(",target=")[1].partition(",")[0]: mount for mount in container.value("--mount")}
     assert set(mounts) == {"/site/data", "/site/config", "/site/run", "/site/media"}
     assert {target for target, mount in mounts.items() if mount.endswith(",readonly")} == {"/site/config"}
+    assert container.value("--volume") == [f"{world.site.memory}/1:/run/secrets:ro"]
+    assert [place for place in container.value("--tmpfs") if place.startswith("/site/config/secrets:ro,")]
     helper = next(call for call in world.engine.calls if call[0] == "run")
     assert helper[helper.index("--network") + 1] == "none"
     assert "--read-only" in helper
+    assert helper[helper.index("--volume") + 1] == container.value("--volume")[0]
+    assert helper[helper.index("--cpu-shares") + 1] == "512"
 
 
 def test_a_release_reaches_out_only_if_it_may(world: World) -> None:
@@ -805,6 +820,21 @@ def test_a_release_to_go_back_to_must_be_a_kept_one(world: World, to: int | None
         world.release(version, keep_releases=1)
     with pytest.raises(ReleaseError, match="kept: there are none"):
         world.releaser().rollback(Rollback(to))
+
+
+def test_back_to_a_release_whose_secrets_were_in_its_configuration(world: World) -> None:
+    world.release("1.0")
+    world.release("1.1")
+    path = world.site.release(1) / "release.json"
+    record = json.loads(path.read_text())
+    record["spec"]["configuration"]["secret_key_file"] = "/site/config/secrets/secret_key"
+    del record["spec"]["egress"]
+    path.write_text(json.dumps(record))
+    world.releaser().rollback(Rollback())
+    assert world.engine.containers["polls-3"].value("--network") == ["hostwright-egress"]
+    configured = json.loads(world.site.release_configuration(3).read_text())
+    assert configured["secret_key_file"] == "/run/secrets/secret_key"
+    assert (world.site.memory / "3" / "TOKEN").exists()
 
 
 def test_a_rollback_whose_image_is_gone_is_refused(world: World) -> None:
@@ -1205,6 +1235,12 @@ def test_secrets_are_in_their_files_and_nowhere_else(world: World) -> None:
         if path.is_file() and "hunter" in path.read_text()
     }
     assert holding == {"config/polls/secrets/1/TOKEN", "config/polls/secrets/2/TOKEN"}
+    in_memory = {path.relative_to(world.site.memory).as_posix(): path for path in world.site.memory.glob("*/*")}
+    assert in_memory.keys() == {f"{number}/{name}" for number in (1, 2) for name in ("TOKEN", "secret_key")}
+    assert in_memory["2/TOKEN"].read_text() == "hunter-3\n"
+    configured = json.loads(world.site.release_configuration(2).read_text())
+    assert configured["secret_key_file"] == "/run/secrets/secret_key"
+    assert configured["secrets_directory"] == "/run/secrets"
     assert "hunter" not in json.dumps(world.engine.calls)
     assert "hunter" not in json.dumps(
         module.difference(before, outcome, world.spec("1.0", secrets={"TOKEN": "hunter-3"}), world.site)

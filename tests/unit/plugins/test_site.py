@@ -333,22 +333,24 @@ def test_the_next_number_is_above_every_trace(site: Site) -> None:
             site.release(2),
             site.static / "4",
             site.secrets(6),
+            site.memory / "8",
         ),
         start=1,
     ):
         path.mkdir(parents=True)
         assert site.next_number() == 2 * number + 1
-    site.release_configuration(10).touch()
+    site.release_configuration(12).touch()
     (site.run / "releases" / "notes").mkdir()
     (site.static / "shared").mkdir()
-    assert site.next_number() == 11
-    assert site.traces() == {2, 4, 6, 10}
+    assert site.next_number() == 13
+    assert site.traces() == {2, 4, 6, 8, 12}
 
 
 def test_removing_a_release_leaves_the_others_and_the_databases(site: Site) -> None:
     for number in (1, 2):
         commit(site, record(number, generation=number))
         site.write_secrets(number, {"TOKEN": "t"}, SecretKey("key"))
+        site.provide_secrets(number)
         site.release_configuration(number).touch()
         (site.static / str(number)).mkdir()
     site.remove(1)
@@ -382,8 +384,8 @@ def test_the_configuration_gets_what_the_numbers_decide() -> None:
         "server": {"workers": 2, "socket": "/site/run/releases/7/app.sock"},
         "scheme": "http",
         "database": "/site/data/databases/3/db.sqlite3",
-        "secrets_directory": "/site/config/secrets/7",
-        "secret_key_file": "/site/config/secrets/7/secret_key",
+        "secrets_directory": "/run/secrets",
+        "secret_key_file": "/run/secrets/secret_key",
     }
     assert given == {"server": {"workers": 2}, "scheme": "http"}
 

@@ -22,8 +22,8 @@ _SITE = re.compile(r"[a-z0-9][a-z0-9_-]*")
 def parser() -> argparse.ArgumentParser:
     """Build the command line's parser."""
     top = argparse.ArgumentParser(prog="hostwright", description="Look after the sites of this host.")
-    for option, path in (("--root", Site.root), ("--private", Site.private), ("--state", Site.state)):
-        top.add_argument(option, type=Path, default=path, help=argparse.SUPPRESS)
+    for place in ("root", "private", "state", "volatile"):
+        top.add_argument(f"--{place}", type=Path, default=getattr(Site, place), help=argparse.SUPPRESS)
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
@@ -110,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not _SITE.fullmatch(arguments.site):
             raise CommandError(f"{arguments.site!r} is no site's name.", 2)
-        return run(arguments, Site(arguments.site, arguments.root, arguments.private, arguments.state))
+        places = (arguments.root, arguments.private, arguments.state, arguments.volatile)
+        return run(arguments, Site(arguments.site, *places))
     except CommandError as error:
         if str(error):
             print(f"hostwright {arguments.verb} {arguments.site}: {error}", file=sys.stderr)

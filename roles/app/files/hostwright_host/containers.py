@@ -16,6 +16,7 @@ from hostwright_host.site import Site, field
 
 # Longer than the runtime's own limit, which comes first and says more.
 GRACE = 15
+_CPU_SHARES = 256  # of a processor that is short: a quarter of what the site and Nginx get
 _SCRATCH = "/tmp"  # noqa: S108 (in the container, which has it to itself)
 
 
@@ -146,6 +147,7 @@ class OneShot:
             "--label", f"hostwright.release={release}",
             "--user", "10001:10001", "--network", "none", "--read-only", "--tmpfs", _SCRATCH,
             "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--pids-limit", "128", "--memory", self.memory,
+            "--cpu-shares", str(_CPU_SHARES), "--ulimit", "core=0",
             "--log-driver", "none", *mounts,
             "--env", f"HOSTWRIGHT_CONFIG={field(record, 'configuration', 'release record')}",
             str(record.get("image_id") or field(record, "image", "release's record")),

@@ -20,7 +20,7 @@ from hostwright_host.containers import Mount, OneShot, answer
 from hostwright_host.errors import TIMED_OUT, BusyError, CommandError
 from hostwright_host.health import Health, ended, publish, span
 from hostwright_host.notices import beat, failed, note
-from hostwright_host.site import Settings, Site
+from hostwright_host.site import Settings, Site, field
 from hostwright_host.store import Backup, backups, require_directory
 
 _INSIDE = "/site/backups"
@@ -206,6 +206,9 @@ def _drill_one(site: Site, settings: Settings, chosen: Backup) -> dict[str, Any]
     try:
         _give_away(scratch)
         mounts = [Mount(settings.directory, _INSIDE), *_protected(site), Mount(scratch, "/site/scratch", writable=True)]
+        secrets = site.secrets(field(record, "release", "release's record"))
+        if secrets.is_dir():  # one that was made before they were kept there reads them in its configuration
+            mounts.append(Mount(secrets, "/run/secrets"))
         verb = ["drill", "--output", _INSIDE, "--backup", chosen.id, "--scratch", "/site/scratch"]
         container = OneShot(site, "drill", mounts, verb, settings.time_limit, memory="1g")
         result = container.run(record)

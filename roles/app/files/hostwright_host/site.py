@@ -25,6 +25,8 @@ class Site:
     """Holds what only root may read."""
     state: Path = Path("/var/lib/hostwright")
     """Holds what the runs of this command remember."""
+    volatile: Path = Path("/run/hostwright/secrets")
+    """Holds what the containers see of the secrets."""
 
     @property
     def run(self) -> Path:
@@ -40,6 +42,10 @@ class Site:
     def config(self) -> Path:
         """Configuration and secrets."""
         return self.root / "config" / self.name
+
+    def secrets(self, release: str) -> Path:
+        """What the containers of a release see of the secrets."""
+        return self.volatile / self.name / release
 
     @property
     def data(self) -> Path:

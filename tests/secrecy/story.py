@@ -1,0 +1,121 @@
+"""Releases of a site with a secret, as loud as Ansible can be, while somebody watches processes and containers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from tests.faults.site import NAME, PATIENCE, Run, Site, ended
+
+# The value of the site's secret CANARY (molecule/release/hosts.yml), which is to be found where it belongs only.
+CANARY = "canary-5d1f0c7ab2e94"
+Container = dict[str, Any]
+LOUD = ("-vvv", "--diff")
+
+# On the host, or here: tells of every process whose command line or environment has what the first line says, until its
+# input ends; on the host of every container too that is started. The site's own processes are given their secrets as
+# environment variables by the runtime; no other may have them.
+WATCH = """\
+import json, os, subprocess, sys, threading, time
+where, wanted = sys.argv[1], sys.stdin.readline().strip().encode()
+def tell_containers():
+    events = subprocess.Popen(
+        ["docker", "events", "--filter", "event=start", "--format", "{{.ID}}"], stdout=subprocess.PIPE, text=True)
+    print("ready", flush=True)
+    for line in events.stdout:
+        found = subprocess.run(["docker", "container", "inspect", line.strip()], capture_output=True, text=True)
+        if found.returncode == 0:
+            print(json.dumps({"container": json.loads(found.stdout)[0]}), flush=True)
+def look():
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            text = open(f"/proc/{pid}/cmdline", "rb").read()
+            line = text.replace(b"\\0", b" ").decode(errors="replace")
+            if os.stat(f"/proc/{pid}").st_uid != 10001:
+                text += open(f"/proc/{pid}/environ", "rb").read()
+        except OSError:
+            continue
+        if wanted in text and int(pid) not in seen:
+            seen.add(int(pid))
+            print(json.dumps({"process": f"{where}: {line}"}), flush=True)
+def watch():
+    while True:
+        look()
+        time.sleep(0.02)
+seen = {os.getpid()}
+threading.Thread(target=watch, daemon=True).start()
+if where == "host":
+    threading.Thread(target=tell_containers, daemon=True).start()
+else:
+    print("ready", flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+@dataclass
+class Seen:
+    """Command lines of processes that have the canary, and containers as ``docker inspect`` shows them."""
+
+    processes: list[str] = field(default_factory=list)
+    containers: list[Container] = field(default_factory=list)
+
+
+@contextmanager
+def watched(site: Site) -> Iterator[Seen]:
+    """Watch the host's processes and containers, and this machine's processes; what was seen is told at the end."""
+    on_host = ["docker", "exec", "--interactive", site.container, "python3", "-c", WATCH, "host"]
+    here = [sys.executable, "-c", WATCH, "here"]
+    watchers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for command in (on_host, here)
+    ]
+    for watcher in watchers:
+        assert watcher.stdin
+        assert watcher.stdout
+        watcher.stdin.write(f"{CANARY}\n")
+        watcher.stdin.flush()
+        assert watcher.stdout.readline() == "ready\n"
+    seen = Seen()
+    yield seen
+    for watcher in watchers:
+        output, _ = watcher.communicate(timeout=PATIENCE)
+        for told in map(json.loads, output.splitlines()):
+            seen.processes += [told["process"]] if "process" in told else []
+            seen.containers += [told["container"]] if "container" in told else []
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happened: the output of each playbook, and what was seen meanwhile."""
+
+    site: Site
+    runs: dict[str, Run]
+    seen: Seen
+
+    @cached_property
+    def containers(self) -> list[Container]:
+        """The containers that were started meanwhile, and those that are there."""
+        there = self.site.on_host("docker", "ps", "--all", "--quiet").split()
+        return [*self.seen.containers, *json.loads(self.site.on_host("docker", "container", "inspect", *there))]
+
+
+def told(site: Site) -> Story:
+    """Deploy, fail to, go back, back up, verify, drill and restore."""
+    options = json.dumps({"app_threads": 3, "app_pre_release": ["check"], "site_egress": True})
+    hopeless = json.dumps({"app_health_path": "/none", "app_health_timeout": 2})
+    runs: dict[str, Run] = {}
+    with watched(site) as seen:
+        runs["deploy"] = site.deploy(*LOUD, "-e", options)
+        runs["fail"] = site.deploy(*LOUD, "--tags", "release", "-e", hopeless)
+        said = [site.on_host("hostwright", verb, NAME) for verb in ("backup", "verify", "drill")]
+        runs["backup"] = Run(0, "".join(said))
+        runs["rollback"] = ended(site.begin(*LOUD, playbook="playbooks/rollback.yml"))
+        runs["restore"] = ended(site.begin(*LOUD, "-e", "backup_restore=latest", playbook="playbooks/restore.yml"))
+    return Story(site, runs, seen)
