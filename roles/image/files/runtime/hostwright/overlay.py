@@ -8,7 +8,7 @@ from hostwright.configuration import Configuration
 from hostwright.errors import ProjectError
 
 OLDEST_DJANGO = (5, 1)
-# What `check --deploy` asks for and Nginx does: it redirects to HTTPS, and sends HSTS if the user wants it (nginx_tls).
+# What `check --deploy` asks for and Nginx does: it redirects to HTTPS, and sends HSTS for nginx_tls_hsts.
 NGINX_CHECKS = ("security.W004", "security.W008")
 
 
