@@ -81,7 +81,6 @@ def test_media_are_served_and_never_run(role: Role) -> None:
     assert "location ^~ /media/ {" in come
     media = block(site(role, media_url="/media/"), "location ^~ /media/")
     assert f"alias {WEB}/media/;" in media
-    assert "X-Content-Type-Options nosniff" in media
     assert "sandbox" in media
 
 
@@ -94,8 +93,9 @@ def test_static_files_are_where_the_project_says(role: Role) -> None:
 def test_static_files_are_the_live_release_s_then_the_shared_ones(role: Role) -> None:
     text = site(role)
     static = block(text, "location ^~ /static/")
-    assert f"root {WEB}/run/current/static;" in static
-    assert "try_files $uri @shared_static;" in static
+    assert f"alias {WEB}/run/current/static/;" in static
+    assert "return 404;" in block(static, "if (!-f $request_filename)")
+    assert "error_page 404 = @shared_static;" in static
     assert f"root {WEB}/static/shared;" in block(text, "location @shared_static")
 
 
@@ -114,9 +114,34 @@ def test_the_time_limit_is_the_site_s(role: Role) -> None:
 def test_the_site_is_reached_through_current(role: Role) -> None:
     everything = block(site(role), "location @site {")
     assert f"proxy_pass http://unix:{WEB}/run/current/app.sock:;" in everything
-    assert "proxy_set_header Host $http_host;" in everything
-    assert "proxy_set_header X-Forwarded-Proto $scheme;" in everything
     assert "error_page 502 504 =503 /-/hostwright/unavailable.html;" in everything
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("Host", "$host$port"),
+        ("X-Real-IP", "$remote_addr"),
+        ("X-Forwarded-For", "$remote_addr"),
+        ("X-Forwarded-Proto", "$scheme"),
+        ("X-Forwarded-Host", '""'),
+        ("X-Forwarded-Port", '""'),
+        ("Forwarded", '""'),
+        ("Proxy", '""'),
+    ],
+)
+def test_the_site_hears_nothing_that_a_visitor_says_of_himself(role: Role, header: str, value: str) -> None:
+    assert f"proxy_set_header {header} {value};" in block(site(role), "location @site {")
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("a.example", ""), ("a.example:8080", ":8080"), ("[::1]:80", ":80"), ("[::1]", ""), ("a:", "")]
+)
+def test_the_port_of_a_host(role: Role, host: str, port: str) -> None:
+    pattern = re.search(r'map \$http_host \$port \{ "~(\S+)" \$digits; default ""; \}', files(role)["nginx.conf"])
+    assert pattern
+    found = re.search(pattern[1].replace("(?<", "(?P<"), host)
+    assert (found["digits"] if found else "") == port
 
 
 def test_writing_requests_pass_the_gate_and_reading_ones_during_a_hold(role: Role) -> None:
@@ -200,6 +225,144 @@ def test_unknown_hosts_get_no_answer(role: Role) -> None:
     assert "listen 8080 default_server;" in default
     assert "return 444;" in block(default, "location / {")
     assert "if ($remote_addr != 127.0.0.1)" in block(default, "location = /-/hostwright/nginx")
+
+
+@pytest.mark.parametrize(
+    ("path", "hidden"),
+    [
+        ("/.env", True),
+        ("/a/.git/config", True),
+        ("/static/.secret", True),
+        ("/.well-known/acme-challenge/token", False),
+        ("/.well-known/.env", True),
+        ("/.well-known", True),
+        ("/a/.well-known/b", True),
+        ("/a.b/c..d", False),
+        ("/", False),
+    ],
+)
+def test_hidden_files_are_refused(role: Role, path: str, hidden: bool) -> None:
+    rules = re.findall(r'"~(\S+)" ([01]);', block(files(role)["nginx.conf"], "map $uri $hidden"))
+    assert len(rules) == 2
+    assert next((value for pattern, value in rules if re.search(pattern, path)), "0") == str(int(hidden))
+    assert "return 404;" in block(block(site(role), "server {"), "if ($hidden)")
+
+
+def test_who_may_try_to_log_in_is_counted_at_the_gate(role: Role) -> None:
+    slow = {"nginx_login_rate": "10r/m"}
+    quiet = {**SITE, "login_path": "/login/"}
+    assert files(role, quiet) == files(role)
+    gone, come = change(files(role)["nginx.conf"], files(role, quiet, **slow)["nginx.conf"])
+    assert gone == []
+    assert 'map $writes $login_attempt { 1 $login_client; default ""; }' in come
+    assert "limit_req_zone $login_attempt zone=login:10m rate=10r/m;" in come
+    text = files(role, quiet, **slow)["sites/polls.conf"]
+    assert change(site(role), text) == (
+        [],
+        [
+            "if ($uri = /login/) {",
+            "set $login_client $binary_remote_addr;",
+            "limit_req zone=login burst=5 nodelay;",
+            "limit_req_status 429;",
+        ],
+    )
+    assert "limit_req zone=login" in block(text, "location @gate {")
+    assert files(role, SITE, **slow)["sites/polls.conf"] == site(role)
+
+
+def encrypted(role: Role, **variables: Any) -> tuple[str, str]:
+    """The blocks of a site's servers for HTTP and for HTTPS."""
+    text = files(role, **{"nginx_tls": "files", "__nginx_tls_sites": ["polls"], **variables})["sites/polls.conf"]
+    return block(text, "server {"), block(text[text.index("server {") + 1 :], "server {")
+
+
+def test_a_site_with_a_certificate_is_the_same_by_https(role: Role) -> None:
+    _, tls = encrypted(role)
+    gone, come = change(block(site(role), "server {"), tls)
+    assert gone == ["listen 8080;"]
+    assert come[:4] == [
+        "listen 8443 ssl;",
+        "http2 on;",
+        "ssl_certificate /etc/hostwright/tls/polls/fullchain.pem;",
+        "ssl_certificate_key /etc/hostwright/tls/polls/privkey.pem;",
+    ]
+    assert set(come[4:]) == {"add_header Strict-Transport-Security $add_transport_security always;"}
+
+
+@pytest.mark.parametrize(
+    ("port", "there"), [(443, "https://$host$request_uri"), (8443, "https://$host:8443$request_uri")]
+)
+def test_by_http_it_sends_visitors_to_https(role: Role, port: int, there: str) -> None:
+    plain, _ = encrypted(role, nginx_https_port=port)
+    assert "listen 8080;" in plain
+    assert "server_name polls.example.org;" in plain
+    assert f"return 308 {there};" in block(plain, "location / {")
+    assert plain.count("location") == 1
+
+
+def test_a_site_without_a_certificate_stays_with_http(role: Role) -> None:
+    text = files(role, nginx_tls="files", __nginx_tls_sites=["blog"])["sites/polls.conf"]
+    assert text == site(role)
+
+
+@pytest.mark.parametrize("sites", [[], ["polls"]])
+def test_challenges_are_answered_by_http_with_a_certificate_and_without(role: Role, sites: list[str]) -> None:
+    text = files(role, nginx_tls="acme", __nginx_tls_sites=sites)["sites/polls.conf"]
+    assert text.count("location ^~ /.well-known/acme-challenge/") == 1
+    plain = block(text, "server {")
+    assert "listen 8080;" in plain
+    assert "root /etc/hostwright/acme-challenge;" in block(plain, "location ^~ /.well-known/acme-challenge/")
+    assert "acme" not in files(role, nginx_tls="files", __nginx_tls_sites=sites)["sites/polls.conf"]
+
+
+def test_the_first_nginx_with_http2_of_its_own(role: Role) -> None:
+    old = files(role, nginx_tls="files", __nginx_tls_sites=["polls"], nginx_debian="12")
+    for name, flag in (("nginx.conf", " default_server"), ("sites/polls.conf", "")):
+        assert f"listen 8443 ssl http2{flag};" in old[name]
+        assert "http2 on" not in old[name]
+
+
+def test_nobody_gets_a_certificate_for_a_name_that_no_site_has(role: Role) -> None:
+    gone, come = change(files(role)["nginx.conf"], files(role, nginx_tls="files")["nginx.conf"])
+    assert gone == []
+    assert {"listen 8443 ssl default_server;", "ssl_reject_handshake on;", "return 421;"} <= set(come)
+    assert "ssl" not in files(role)["nginx.conf"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ssl_protocols TLSv1.2 TLSv1.3;",
+        "ssl_ecdh_curve X25519:prime256v1:secp384r1;",
+        "ssl_session_tickets off;",
+        "ssl_prefer_server_ciphers off;",
+    ],
+)
+def test_the_profile_is_every_server_s(role: Role, line: str) -> None:
+    text = files(role, nginx_tls="acme")["nginx.conf"]
+    assert f"\n    {line}\n" in text
+    ciphers = re.search(r"ssl_ciphers (\S+);", text)
+    assert ciphers
+    assert all(
+        re.fullmatch(r"ECDHE-(ECDSA|RSA)-(AES\d+-GCM-SHA\d+|CHACHA20-POLY1305)", c) for c in ciphers[1].split(":")
+    )
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0, ""), (300, "max-age=300")])
+def test_browsers_are_told_to_remember_https_if_wanted(role: Role, seconds: int, told: str) -> None:
+    known = block(files(role, nginx_tls_hsts=seconds)["nginx.conf"], "map $upstream_http_strict_transport_security")
+    assert f'"" "{told}";' in known
+
+
+def test_a_location_with_headers_of_its_own_has_the_server_s_too(role: Role) -> None:
+    for server in (block(site(role, media_url="/media/"), "server {"), encrypted(role)[1]):
+        wanted = set(re.findall(r"^    (add_header .*)$", server, re.MULTILINE))
+        assert len(wanted) >= 5
+        own = [block(server, head) for head in re.findall(r"location .*(?= \{)", server)]
+        adding = [location for location in own if "add_header" in location]
+        assert len(adding) >= 3
+        for location in adding:
+            assert wanted <= {line.strip() for line in location.splitlines()}
 
 
 def test_all_that_nginx_writes_is_in_tmp(role: Role) -> None:
