@@ -1,0 +1,56 @@
+"""What gixy, which knows Nginx's traps, says of the rendered configurations."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.unit.templates.rendering import Role
+
+SITE = {
+    "name": "polls",
+    "domains": ["polls.example.org", ".example.net"],
+    "media_url": "/media/",
+    "login_path": "/login/",
+}
+EXTRA = {"name": "shop", "domains": ["shop.example.org"], "extra": "location = /x {\n    return 204;\n}"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "off": {},
+    "files": {"nginx_tls": "files", "nginx_tls_hsts": 300, "__nginx_tls_sites": ["polls", "shop"]},
+    "files, no certificate": {"nginx_tls": "files"},
+    "acme": {"nginx_tls": "acme", "__nginx_tls_sites": ["polls"], "nginx_https_port": 8443},
+    "Debian 12": {"nginx_tls": "acme", "__nginx_tls_sites": ["polls", "shop"], "nginx_debian": "12"},
+    "login": {"nginx_tls": "files", "__nginx_tls_sites": ["polls"], "nginx_login_rate": "10r/m"},
+}
+
+
+def findings(directory: Path, variants: dict[str, dict[str, Any]]) -> list[str]:
+    """What gixy finds in configurations, each in a directory of its own."""
+    role = Role("nginx")
+    for name, variables in variants.items():
+        for path, text in role.evaluate("__nginx_files", **{"nginx_sites": [SITE, EXTRA], **variables}).items():
+            file = directory / name / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+    paths = [f"{directory / name / 'nginx.conf'}" for name in variants]
+    done = subprocess.run(
+        [sys.executable, "-m", "gixy", "--format", "json", *paths], capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (0, 1), done.stderr
+    found = [f"{issue['path']}: {issue['plugin']}: {issue['reason']}" for issue in json.loads(done.stdout)]
+    assert bool(found) == bool(done.returncode), done.stderr
+    return found
+
+
+def test_nothing_is_found(tmp_path: Path) -> None:
+    assert findings(tmp_path, VARIANTS) == []
+
+
+def test_it_looks_into_the_sites_files(tmp_path: Path) -> None:
+    careless = {**EXTRA, "extra": "server_tokens on;"}
+    found = findings(tmp_path, {"careless": {"nginx_sites": [careless]}})
+    assert len(found) == 1
+    assert "version_disclosure" in found[0]
