@@ -1,20 +1,34 @@
 """Holds, lets go and refuses requests to the site polls of this host, with a small application behind its socket.
 
-Run on the host; prints what was seen, or ends with what was wrong.
+Run on the host; prints what was seen, or ends with what was wrong. With --https by HTTPS, and by HTTP/2 too.
 """
 
+import argparse
 import asyncio
 import hashlib
 import json
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 RUN = Path("/srv/hostwright/web/polls/run")
 HOST = b"Host: localhost\r\n"
+SAID = (
+    b"X-Real-IP",
+    b"X-Forwarded-For",
+    b"X-Forwarded-Proto",
+    b"X-Forwarded-Host",
+    b"X-Forwarded-Port",
+    b"Forwarded",
+    b"Proxy",
+)
+DATA, HEADERS, RESET, SETTINGS, GO_AWAY = 0, 1, 3, 4, 7  # kinds of HTTP/2's frames
+END, ACKNOWLEDGED, END_HEADERS = 1, 1, 4  # and their flags
 seen: list[str] = []  # arguments of the requests that reached an application
 
 
@@ -27,9 +41,9 @@ class Answer(NamedTuple):
     seconds: float
 
     @property
-    def told(self) -> dict[str, str]:
+    def told(self) -> dict[str, Any]:
         """What the application says about the request."""
-        told: dict[str, str] = json.loads(self.body)
+        told: dict[str, Any] = json.loads(self.body)
         return told
 
 
@@ -49,7 +63,8 @@ async def application(release: str) -> AsyncIterator[None]:
             method, uri, _ = first.split()
             seen.append(uri)
             body = await reader.readexactly(int(headers.get("content-length", 0)))
-            told = {"release": release, "method": method, "uri": uri, "body": hashlib.sha256(body).hexdigest()}
+            told: dict[str, object] = {"release": release, "method": method, "uri": uri, "headers": headers}
+            told["body"] = hashlib.sha256(body).hexdigest()
             text = json.dumps(told).encode()
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(text))
             if method != "HEAD":
@@ -89,15 +104,25 @@ def switch(release: str) -> None:
     (RUN / ".current").rename(RUN / "current")
 
 
+async def connect(*protocols: str, name: str = "localhost") -> Connection:
+    """Open a connection to Nginx, by TLS if that is asked for."""
+    if not options.https:
+        return await asyncio.open_connection("127.0.0.1", options.port)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # whose certificate it is, the roles' tests ask
+    context.set_alpn_protocols(protocols or ("http/1.1",))
+    return await asyncio.open_connection("127.0.0.1", options.port, ssl=context, server_hostname=name)
+
+
 class Visitor:
     """A connection that is kept alive from one request to the next."""
 
     async def __aenter__(self) -> "Visitor":
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", 80)
+        self.reader, self.writer = await connect()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.writer.close()
+        self.writer.transport.abort()  # by TLS a farewell would be waited for
 
     def send(self, data: bytes) -> None:
         """Send a part of a request."""
@@ -118,6 +143,71 @@ class Visitor:
         return await self.answer(start, bodiless=method == "HEAD")
 
 
+def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
+    """A frame of HTTP/2."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+class Multiplexed:
+    """An HTTP/2 connection: as little of the protocol as small requests need."""
+
+    async def __aenter__(self) -> "Multiplexed":
+        self.reader, self.writer = await connect("h2")
+        self.writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS))
+        self.answers: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
+        self.reading = asyncio.create_task(self.read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.reading.cancel()
+        self.writer.transport.abort()
+
+    async def read(self) -> None:
+        """Sort frames into answers."""
+        statuses: dict[int, int] = {}
+        bodies: dict[int, bytes] = {}
+        while True:
+            head = await self.reader.readexactly(9)
+            size, kind, flags, stream = (
+                int.from_bytes(head[:3], "big"),
+                head[3],
+                head[4],
+                int.from_bytes(head[5:], "big"),
+            )
+            payload = await self.reader.readexactly(size)
+            if kind == SETTINGS and not flags & ACKNOWLEDGED:
+                self.writer.write(frame(SETTINGS, ACKNOWLEDGED))
+            elif kind == HEADERS:
+                # The status comes first: 200 is in HPACK's table, others are not.
+                statuses[stream] = 200 if payload[0] == 0x88 else int(payload[2:5])
+            elif kind == DATA:
+                bodies[stream] = bodies.get(stream, b"") + payload
+            check(kind not in (RESET, GO_AWAY), f"frame {kind}: {payload!r}")
+            if kind in (DATA, HEADERS) and flags & END:
+                self.answers[stream].set_result((statuses[stream], bodies.get(stream, b"")))
+
+    async def ask(
+        self, path: str = "/", method: str = "GET", body: bytes = b"", pause: asyncio.Event | None = None
+    ) -> Answer:
+        """Send a request, with a pause in the middle of its body if wanted, and wait for the answer."""
+        start = time.monotonic()
+        stream = 2 * len(self.answers) + 1
+        self.answers[stream] = asyncio.get_running_loop().create_future()
+        fields = {":method": method, ":scheme": "https", ":path": path, ":authority": "localhost"}
+        block = b"".join(
+            b"\0" + b"".join(bytes([len(part)]) + part.encode() for part in field) for field in fields.items()
+        )
+        self.writer.write(frame(HEADERS, END_HEADERS | (0 if body else END), stream, block))
+        if pause:
+            self.writer.write(frame(DATA, 0, stream, body[:1]))
+            body = body[1:]
+            await pause.wait()
+        if body:
+            self.writer.write(frame(DATA, END, stream, body))
+        status, text = await self.answers[stream]
+        return Answer(status, {}, text, time.monotonic() - start)
+
+
 async def ask(path: str = "/", method: str = "GET", body: bytes | None = None) -> Answer:
     """Ask over a connection of its own."""
     async with Visitor() as visitor:
@@ -136,7 +226,7 @@ async def held(*requests: Coroutine[None, None, Answer], then: Callable[[], None
     tasks = [asyncio.create_task(request) for request in requests]
     done, _ = await asyncio.wait(tasks, timeout=0.4)
     check(not done, f"answered during the hold: {[task.result() for task in done]}")
-    static = await ask("/static/old.0123456789ab.css")
+    static = await ask(f"{options.static}old.0123456789ab.css")
     check(static.status == 200 and static.seconds < 0.2, f"a static file waited: {static}")
     then()
     away()
@@ -148,7 +238,7 @@ async def held(*requests: Coroutine[None, None, Answer], then: Callable[[], None
 
 async def waits_and_goes_on() -> None:
     """Nothing of a request is lost in the wait, and the connection lives on."""
-    body = os.urandom(3_000_000)
+    body = os.urandom(options.body)
     digest = hashlib.sha256(body).hexdigest()
     async with Visitor() as one, Visitor() as two, Visitor() as three:
         put("hold", 30)
@@ -194,9 +284,10 @@ async def moves_over() -> None:
 
 async def deadline() -> None:
     """A hold that nobody lets go ends by itself, and hinders nobody afterwards."""
-    put("hold", 0.6)
-    for answer in await asyncio.gather(ask(), ask(method="POST", body=b"x")):
-        check(answer.status == 200 and 0.5 < answer.seconds < 1, f"not on time: {answer}")
+    async with Visitor() as one, Visitor() as two:
+        put("hold", 0.6)
+        for answer in await asyncio.gather(one.ask(), two.ask(method="POST", body=b"x")):
+            check(answer.status == 200 and 0.5 < answer.seconds < 1, f"not on time: {answer}")
     for answer in await asyncio.gather(ask(), ask(method="POST", body=b"x")):
         check(answer.status == 200 and answer.seconds < 0.2, f"held by a file that counts no more: {answer}")
     away()
@@ -216,7 +307,7 @@ async def maintenance() -> None:
         check(answer.headers.get("cache-control") == "no-store", answer)
     check(b"Back in a moment" in answers[-1].body and b"Back in a moment" in answers[0].body, answers)
     check("/w" not in seen, "a refused request reached the application")
-    check((await ask("/static/old.0123456789ab.css")).status == 200, "a static file was refused")
+    check((await ask(f"{options.static}old.0123456789ab.css")).status == 200, "a static file was refused")
     put("maintenance", -1)
     check((await ask()).status == 200 and (await ask(method="POST")).status == 200, "refused beyond its time")
     away()
@@ -229,6 +320,12 @@ async def gone() -> None:
         visitor.send(b"POST /gone HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\n\r\nx")
         other.send(b"GET /gone HTTP/1.1\r\n" + HOST + b"\r\n")
         await asyncio.sleep(0.2)
+    if options.https:
+        async with Multiplexed() as many:
+            asking = [asyncio.create_task(many.ask("/gone", method)) for method in ("GET", "POST")]
+            await asyncio.sleep(0.2)
+            for task in asking:
+                task.cancel()
     await asyncio.sleep(0.2)
     away()
     await asyncio.sleep(0.3)
@@ -258,11 +355,78 @@ async def broken() -> None:
         check(b"Back in a moment" in answer.body, answer)
 
 
+async def what_is_said() -> None:
+    """The application hears what Nginx knows of a visitor, not what he says."""
+    said = b"".join(b"%s: said\r\n" % name for name in (*SAID, b"X_Forwarded_Proto"))
+    async with Visitor() as visitor:
+        visitor.send(b"GET http://localhost:81/ HTTP/1.1\r\nHost: other.example:81\r\n" + said + b"\r\n")
+        headers = (await visitor.answer()).told["headers"]
+    check(headers["host"] == "localhost:81", headers)
+    check(headers["x-forwarded-proto"] == ("https" if options.https else "http"), headers)
+    check(headers["x-forwarded-for"] == headers["x-real-ip"], headers)
+    check("said" not in headers.values(), headers)
+
+
+async def multiplexed() -> None:
+    """All of it by HTTP/2, on one connection, where static files do not wait behind those who do."""
+    async with Multiplexed() as visitor:
+        before = await visitor.ask("/a%20b?c=%2F")
+        check((before.told["release"], before.told["uri"]) == ("7", "/a%20b?c=%2F"), before)
+        check(before.told["headers"]["host"] == "localhost", before)
+        pause = asyncio.Event()
+        slow = asyncio.create_task(visitor.ask("/slow", "POST", b"abc", pause))
+        await asyncio.sleep(0.1)
+        put("hold", 30)
+        pause.set()
+        requests = [visitor.ask(), visitor.ask(method="DELETE"), visitor.ask("/p", "PUT", b"x" * options.body)]
+        tasks = [slow, *map(asyncio.create_task, requests)]
+        done, _ = await asyncio.wait(tasks, timeout=0.4)
+        check(not done, f"answered during the hold: {[task.result() for task in done]}")
+        static = await visitor.ask(f"{options.static}old.0123456789ab.css")
+        check(static.status == 200 and static.seconds < 0.2, f"a static file waited: {static}")
+        switch("8")
+        away()
+        answers = await asyncio.gather(*tasks)
+        check([answer.told["method"] for answer in answers] == ["POST", "GET", "DELETE", "PUT"], answers)
+        check({answer.told["release"] for answer in answers} == {"8"}, answers)
+        check(answers[0].told["body"] == hashlib.sha256(b"abc").hexdigest(), answers)
+        check(answers[3].told["body"] == hashlib.sha256(b"x" * options.body).hexdigest(), answers)
+        put("maintenance", 20)
+        for answer in (await visitor.ask(), await visitor.ask(method="POST", body=b"x")):
+            check(answer.status == 503 and b"Back in a moment" in answer.body, answer)
+
+
+async def attempts_to_log_in() -> None:
+    """They wait in a hold as all others do, and there may be only so many."""
+    for answer in await held(*(ask("/login/?next=/", "POST", b"x") for _ in range(6)), then=lambda: None):
+        check(answer.status == 200, answer)
+    refused = [await ask("/login/", "POST", b"x"), await ask("/%6cogin/", "POST", b"x")]
+    check([answer.status for answer in refused] == [429, 429], refused)
+    others = [await ask("/login/"), await ask("/", "POST", b"x"), *await held(ask("/login/"), then=lambda: None)]
+    check({answer.status for answer in others} == {200}, others)
+
+
+async def strange_names() -> None:
+    """Who asks for a name that no site with a certificate has sees none; who asks for another one later, nothing."""
+    for name in ("other.example", "127.0.0.1"):  # an address is never sent
+        try:
+            await connect(name=name)
+        except ssl.SSLError as error:
+            check("UNRECOGNIZED_NAME" in str(error), error)
+        else:
+            check(False, f"a certificate for '{name}'")
+    async with Visitor() as visitor:
+        visitor.send(b"GET / HTTP/1.1\r\nHost: other.example\r\n\r\n")
+        check((await visitor.answer()).status == 421, "an answer for another name")
+
+
 async def main() -> None:
     """Run all checks."""
+    cases = [waits_and_goes_on, slow_upload, moves_over, deadline, maintenance, gone, what_is_said]
+    cases += [multiplexed, attempts_to_log_in, strange_names] if options.https else [burst]
     away()
     async with application("7"), application("8"):
-        for each in (waits_and_goes_on, slow_upload, moves_over, deadline, maintenance, gone, burst, broken):
+        for each in (*cases, broken):
             start = time.monotonic()
             try:
                 await asyncio.wait_for(each(), 15)
@@ -274,4 +438,10 @@ async def main() -> None:
             print(f"{each.__name__} {time.monotonic() - start:.1f} s")
 
 
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--https", action="store_true")
+parser.add_argument("--port", type=int, default=80)
+parser.add_argument("--static", default="/static/", help="where the site's static files are")
+parser.add_argument("--body", type=int, default=3_000_000, help="bytes of a large body")
+options = parser.parse_args()
 asyncio.run(main())
