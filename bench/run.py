@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
-from bench import backup, push, release
+from bench import backup, push, release, tls
 from bench.lab import PROJECT, Lab, LabError
 from bench.report import Section, merged
 
@@ -17,6 +17,7 @@ MEASUREMENTS: Mapping[str, Callable[[Lab], Section]] = {
     "push": push.measure,
     "release": release.measure,
     "backup": backup.measure,
+    "tls": tls.measure,
 }
 REPORT = PROJECT / "docs" / "benchmarks.md"
 
