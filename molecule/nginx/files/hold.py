@@ -167,14 +167,9 @@ class Multiplexed:
         statuses: dict[int, int] = {}
         bodies: dict[int, bytes] = {}
         while True:
-            head = await self.reader.readexactly(9)
-            size, kind, flags, stream = (
-                int.from_bytes(head[:3], "big"),
-                head[3],
-                head[4],
-                int.from_bytes(head[5:], "big"),
-            )
-            payload = await self.reader.readexactly(size)
+            start = await self.reader.readexactly(9)
+            kind, flags, stream = start[3], start[4], int.from_bytes(start[5:], "big")
+            payload = await self.reader.readexactly(int.from_bytes(start[:3], "big"))
             if kind == SETTINGS and not flags & ACKNOWLEDGED:
                 self.writer.write(frame(SETTINGS, ACKNOWLEDGED))
             elif kind == HEADERS:
