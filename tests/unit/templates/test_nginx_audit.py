@@ -20,7 +20,7 @@ EXTRA = {"name": "shop", "domains": ["shop.example.org"], "extra": "location = /
 VARIANTS: dict[str, dict[str, Any]] = {
     "off": {},
     "files": {"nginx_tls": "files", "nginx_tls_hsts": 300, "__nginx_tls_sites": ["polls", "shop"]},
-    "files, no certificate": {"nginx_tls": "files"},
+    "files, no certificate": {"nginx_tls": "files", "__nginx_tls_sites": []},
     "acme": {"nginx_tls": "acme", "__nginx_tls_sites": ["polls"], "nginx_https_port": 8443},
     "Debian 12": {"nginx_tls": "acme", "__nginx_tls_sites": ["polls", "shop"], "nginx_debian": "12"},
     "login": {"nginx_tls": "files", "__nginx_tls_sites": ["polls"], "nginx_login_rate": "10r/m"},
