@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.hostwright.django.plugins.module_utils.certificate_host import UNREAD, Pair, write_pair
 from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.hostwright.django.plugins.module_utils.site_certificates import Certificates
 
 TARGET = "/etc/hostwright"  # where the volume is in the container
 OWN = ("nginx.conf", "sites", "pages", "scripts")  # what of the directory belongs to the configuration
-SITE = re.compile(r"sites/[^./][^/]*\.conf")  # one file a site; those of sites that are not named stay as they are
+ACME = "acme/sites"  # what is asked of the CA for each site: no secret, but not Nginx's
+SITE = re.compile(rf"(sites/[^./][^/]*\.conf|{ACME}/.*)")  # those of sites that are not named stay as they are
 CONFLICT = "conflicting server name"  # Nginx only warns, and one of two sites would never be served
-UNREAD = ".unread"  # lies there while Nginx has yet to read the files
 
 
 class ConfigurationRefusedError(Exception):
@@ -32,28 +34,43 @@ class Change:
         return bool(self.after)
 
 
-def change_of(directory: Path, files: Mapping[str, str]) -> Change:
+def sites_of(files: Mapping[str, str]) -> list[str]:
+    """Names of the sites that the files are for."""
+    return [name.removeprefix("sites/").removesuffix(".conf") for name in files if name.startswith("sites/")]
+
+
+def change_of(directory: Path, files: Mapping[str, str], gone: Collection[str] = ()) -> Change:
     """Compare a configuration directory with the wanted files (by relative path).
 
-    Files that are not wanted any more go, but for the sites: another inventory may look after one of them.
+    Files that are not wanted any more go, but for the sites: another inventory may look after one of them. Of
+    those only the ``gone`` go.
     """
     present = {
         str(path.relative_to(directory))
-        for own in OWN
+        for own in (*OWN, ACME)
         for path in [directory / own, *(directory / own).rglob("*")]
         if path.is_file()
     }
     before: dict[str, str | None] = {}
     after: dict[str, str | None] = {}
-    for name in sorted(set(files) | {name for name in present if not SITE.fullmatch(name)}):
+    for name in sorted(set(files) | {name for name in present if name in gone or not SITE.fullmatch(name)}):
         old = (directory / name).read_text(errors="replace") if name in present else None
         if old != files.get(name):
             before[name], after[name] = old, files.get(name)
     return Change(before, after)
 
 
-def check(engine: Engine, image: str, directory: Path, files: Mapping[str, str]) -> None:
-    """Have ``nginx -t`` of the image judge the files, beside whatever else the directory holds (certificates).
+def check(
+    engine: Engine, image: str, directory: Path, files: Mapping[str, str], pairs: Mapping[str, Pair] | None = None
+) -> None:
+    """Have ``nginx -t`` of the image judge the files, beside whatever else the directory holds.
+
+    Args:
+        engine: runs the check.
+        image: has the Nginx.
+        directory: what the files are for.
+        files: their texts by relative path.
+        pairs: new certificates by their sites' names; those of other sites are taken as they lie in the directory.
 
     Raises:
         ConfigurationRefusedError: with Nginx's message and the line it names.
@@ -71,11 +88,19 @@ def check(engine: Engine, image: str, directory: Path, files: Mapping[str, str])
                 place.parent.mkdir(exist_ok=True)
                 place.write_bytes(path.read_bytes())
         for path in directory.iterdir():
-            if path.name not in OWN and not path.name.startswith("."):
+            if path.name == "tls" and pairs:
+                (Path(scratch) / "tls").mkdir()
+                for part in path.iterdir():
+                    if part.name not in pairs:
+                        mounts += _shown(part, Path(scratch) / "tls" / part.name, f"{TARGET}/tls")
+            elif path.name not in (*OWN, "acme") and not path.name.startswith("."):
                 mounts += _shown(path, Path(scratch) / path.name)
         for path in (Path(scratch), *Path(scratch).rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() else 0o644)
+        for site, pair in (pairs or {}).items():
+            (Path(scratch) / "tls" / site).mkdir(parents=True)
+            write_pair(Path(scratch) / "tls" / site, pair)
         done = engine.run(
             [
                 "run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "--pull", "never",
@@ -95,7 +120,7 @@ def check(engine: Engine, image: str, directory: Path, files: Mapping[str, str])
     raise ConfigurationRefusedError(done.said + line)
 
 
-def _shown(path: Path, place: Path) -> list[str]:
+def _shown(path: Path, place: Path, below: str = TARGET) -> list[str]:
     """Have a file or a directory appear beside the files to check, uncopied: it may be a private key."""
     if path.is_symlink():
         place.symlink_to(path.readlink())
@@ -104,15 +129,18 @@ def _shown(path: Path, place: Path) -> list[str]:
         place.mkdir()
     else:
         place.touch()
-    return ["--mount", f"type=bind,source={path},target={TARGET}/{path.name},readonly"]
+    return ["--mount", f"type=bind,source={path},target={below}/{path.name},readonly"]
 
 
-def write(directory: Path, change: Change) -> None:
+def write(directory: Path, change: Change, certificates: Certificates | None = None) -> None:
     """Bring the directory to the wanted files, each replaced whole; what is no longer wanted goes last.
 
-    Nginx has to read them then; until ``read`` is called ``unread`` says so, whatever happens meanwhile.
+    Nginx has to read them then; until ``read`` is called ``unread`` says so, whatever happens meanwhile. A crash at any
+    moment leaves what Nginx can start with: certificates come before the files that name them and go after them.
     """
     (directory / UNREAD).touch()
+    if certificates:
+        certificates.place()
     for name, text in change.after.items():
         if text is None:
             continue
@@ -125,6 +153,8 @@ def write(directory: Path, change: Change) -> None:
     for name, text in change.after.items():
         if text is None:
             (directory / name).unlink()
+    if certificates:
+        certificates.remove()
 
 
 def unread(directory: Path) -> bool:

@@ -1,0 +1,110 @@
+"""Have the first certificates obtained, and all of them renewed by cron."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hostwright.django.plugins.module_utils.certificate_host import Store, pending
+from ansible_collections.hostwright.django.plugins.module_utils.commands import run
+from ansible_collections.hostwright.django.plugins.module_utils.site import write_durably
+
+DOCUMENTATION = r"""
+module: acme_certificates
+short_description: Have the first certificates obtained, and all of them renewed by cron
+description:
+  - Installs the command hostwright-certificates and its line for cron, then runs it for the sites that have no
+    certificate from their CA for their names yet. One round trip, whether there is something to do or not.
+  - What is asked of the CA is in each site's settings, which M(hostwright.django.nginx_configuration) has written.
+options:
+  program:
+    description: Text of the command.
+    type: str
+    required: true
+  cron:
+    description: Text of the file for cron.
+    type: str
+    required: true
+  directory:
+    description: Directory on the host that the configuration's volume is bound to.
+    type: path
+    required: true
+  acme:
+    description: Settings of the sites by their names.
+    type: dict
+    required: true
+attributes:
+  check_mode:
+    description: Says for which sites a certificate would be obtained; asks no CA.
+    support: full
+author: Hostwright contributors
+"""
+
+EXAMPLES = r"""
+- name: Obtain the certificates
+  hostwright.django.acme_certificates:
+    directory: /srv/hostwright/nginx
+    acme:
+      polls:
+        names: [polls.example.org]
+        directory: https://acme-v02.api.letsencrypt.org/directory
+        email: admin@example.org
+        ca: ""
+    program: "{{ lookup('ansible.builtin.file', 'certificate_host.py') }}"
+    cron: "17 4,16 * * * root /usr/local/sbin/hostwright-certificates"
+"""
+
+RETURN = r"""
+obtained:
+  description: Names of the sites that have got a certificate.
+  type: list
+  elements: str
+  returned: success
+"""
+
+PROGRAM = Path("/usr/local/sbin/hostwright-certificates")
+CRON = Path("/etc/cron.d/hostwright-certificates")
+TIME_LIMIT = 1800.0  # seconds for all sites; a single one has a limit of its own
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "directory": {"type": "path", "required": True},
+            "acme": {"type": "dict", "required": True},
+            "program": {"type": "str", "required": True},
+            "cron": {"type": "str", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    given: dict[str, Any] = module.params
+    store = Store(Path(given["directory"]) / "tls")
+    wanted = [(PROGRAM, given["program"], 0o755), (CRON, given["cron"], 0o644)]
+    try:
+        files = [(path, text, mode) for path, text, mode in wanted if not _is(path, text, mode)]
+        sites = [site for site, settings in given["acme"].items() if pending(store, site, settings)]
+        if not module.check_mode:
+            for path, text, mode in files:
+                write_durably(path, text, mode)
+    except OSError as error:
+        module.fail_json(msg=f"cannot install {PROGRAM.name}: {error}")
+    shown = "".join(f"{path}\n" for path, _, _ in files) + "".join(f"certificate of {site}\n" for site in sites)
+    if sites and not module.check_mode:
+        done = run([str(PROGRAM), *sites], TIME_LIMIT)
+        if not done.ok:
+            module.fail_json(msg=f"{done.said}\nPut it right and deploy again, or run {PROGRAM} on the host.")
+    module.exit_json(changed=bool(files or sites), obtained=sites, diff={"before": "", "after": shown})
+
+
+def _is(path: Path, text: str, mode: int) -> bool:
+    try:
+        status = path.lstat()
+        return (status.st_mode & 0o7777, status.st_uid) == (mode, 0) and path.read_text() == text
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What the role nginx makes of the variables about certificates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.hostwright.django.plugins.module_utils import cron
+
+from tests.unit.templates.rendering import Role
+
+SITES = [
+    {"name": "polls", "domains": ["polls.example.org"], "certificate": "chain", "certificate_key": "key"},
+    {"name": "blog", "domains": ["blog.example.org", "www.blog.example.org"]},
+]
+
+
+@pytest.fixture(scope="module")
+def role() -> Role:
+    return Role("nginx")
+
+
+def value(role: Role, name: str, **variables: Any) -> Any:
+    return role.evaluate(name, **{"nginx_sites": SITES, **variables})
+
+
+@pytest.mark.parametrize("off", ["off", False])
+def test_without_tls_nothing_of_it_is_there(role: Role, off: object) -> None:
+    assert value(role, "__nginx_tls", nginx_tls=off) == "off"
+    assert value(role, "__nginx_ports", nginx_tls=off) == ["80:8080"]
+    assert value(role, "__nginx_tls_sites", nginx_tls=off) == []
+    for name in ("__nginx_certificates", "__nginx_given"):
+        assert value(role, name, nginx_tls=off) == []
+    for name in ("__nginx_acme", "__nginx_plain_files"):
+        assert value(role, name, nginx_tls=off) == {}
+
+
+def test_port_443_is_published_with_tls_only(role: Role) -> None:
+    assert value(role, "__nginx_ports", nginx_tls="files") == ["80:8080", "443:8443"]
+    assert value(role, "__nginx_ports", nginx_tls="acme", nginx_https_port=444) == ["80:8080", "444:8443"]
+
+
+def test_given_certificates_are_judged_and_handed_on(role: Role) -> None:
+    assert value(role, "__nginx_given", nginx_tls="files") == [
+        {"name": "polls", "domains": ["polls.example.org"], "certificate": "chain", "key": "key"},
+        {"name": "blog", "domains": SITES[1]["domains"], "certificate": "", "key": ""},
+    ]
+    judged = {"expires": {"polls": "then", "blog": "later"}}
+    first, _ = value(role, "__nginx_certificates", nginx_tls="files", __nginx_judged=judged)
+    assert first == {
+        "site": "polls", "names": ["polls.example.org"], "certificate": "chain", "key": "key", "expires": "then",
+    }  # fmt: skip
+
+
+def test_what_is_asked_of_a_ca(role: Role) -> None:
+    asked = value(role, "__nginx_acme", nginx_tls="acme", nginx_acme_email="a@example.org")
+    assert list(asked) == ["polls", "blog"]
+    assert asked["blog"] == {
+        "names": ["blog.example.org", "www.blog.example.org"],
+        "directory": "https://acme-v02.api.letsencrypt.org/directory",
+        "email": "a@example.org",
+        "ca": "",
+    }
+
+
+def test_until_the_first_certificate_a_site_is_served_by_http(role: Role) -> None:
+    plain = value(role, "__nginx_plain_files", nginx_tls="acme")
+    files = value(role, "__nginx_files", nginx_tls="acme")
+    assert list(plain) == ["sites/polls.conf", "sites/blog.conf"]
+    for name, text in plain.items():
+        assert "8443" not in text
+        assert "/.well-known/acme-challenge/" in text
+        assert "8443" in files[name]
+
+
+def test_cron_s_line_is_right_and_stays_the_same_on_a_host(role: Role) -> None:
+    def schedule(host: str) -> str:
+        [line] = [
+            line
+            for line in role.render("cron.j2", inventory_hostname=host).splitlines()
+            if line.endswith(" root /usr/local/sbin/hostwright-certificates")
+        ]
+        return line.partition(" root ")[0]
+
+    found = {schedule(f"host{number}") for number in range(30)}
+    assert [cron.problem(one) for one in found] == [""] * len(found)
+    assert len(found) > 20
+    assert schedule("host1") == schedule("host1")
+    assert all(len(one.split()[1].split(",")) == 2 for one in found)
