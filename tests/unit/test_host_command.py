@@ -56,9 +56,26 @@ def test_backup_runs_one_hardened_container(host: Host) -> None:
 
 
 def test_certificates_are_there_to_be_backed_up(host: Host) -> None:
-    (host.root / "srv/nginx/tls").mkdir(parents=True)
-    host.run("backup", "polls")
-    assert f"type=bind,src={host.root}/srv/nginx/tls,dst=/site/tls,readonly" in host.calls()[-1]
+    pairs = host.root / "srv/nginx/tls/.pairs"
+    for site in ("polls", "shop"):
+        (pairs / site / "a").mkdir(parents=True)
+        for name, mode in (("fullchain.pem", 0o644), ("privkey.pem", 0o400)):
+            (pairs / site / "a" / name).write_text(f"{site} {name}\n")
+            (pairs / site / "a" / name).chmod(mode)
+        (pairs.parent / site).symlink_to(f".pairs/{site}/a")
+    host.answer(
+        "run.rc",
+        f"""
+for word; do case "$word" in *dst=/site/tls,readonly)
+    place=${{word#type=bind,src=}}; cd "${{place%%,*}}"; pwd; find . -type f -printf '%P %m ' -exec cat '{{}}' ';'
+esac; done > {host.root}/seen""",
+    )
+    assert host.run("backup", "polls").returncode == 0
+    place, *files = (host.root / "seen").read_text().splitlines()
+    assert sorted(files) == [
+        "polls/fullchain.pem 644 polls fullchain.pem", "polls/privkey.pem 400 polls privkey.pem",
+    ]  # fmt: skip
+    assert not Path(place).exists()
 
 
 @pytest.mark.parametrize("state", ["running", "paused", "restarting"])

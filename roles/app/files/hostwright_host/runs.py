@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import syslog
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from hostwright_host.store import Backup, backups, require_directory
 _INSIDE = "/site/backups"
 _ALARM_INTERVAL = 24 * 3600.0
 """Seconds after which an alarm that still holds is told again."""
+_MEMORY = "/dev/shm"  # noqa: S108 (a directory of ours in it, which only root may enter)
 _SPARE = 64 << 20
 """Bytes that a drill leaves free beside the database."""
 
@@ -107,7 +109,8 @@ def _newest_generation(site: Site, settings: Settings) -> dict[str, Any]:
     while True:
         record = site.current()
         require_directory(settings.directory)
-        result = backup_container(site, settings, record).run(record)
+        with _tls(site) as tls:
+            result = backup_container(site, settings, record, tls).run(record)
         manifest = answer(result, "backup")
         if result.stderr:
             # What the runtime warns of belongs to the reader, not into the answer.
@@ -117,11 +120,12 @@ def _newest_generation(site: Site, settings: Settings) -> dict[str, Any]:
             return manifest
 
 
-def backup_container(site: Site, settings: Settings, record: dict[str, Any]) -> OneShot:
+def backup_container(site: Site, settings: Settings, record: dict[str, Any], tls: Path | None = None) -> OneShot:
     """Describe the container that makes a backup."""
     mounts = [
         Mount(site.data, "/site/data", writable=True),
         *_protected(site),
+        *([Mount(tls, "/site/tls")] if tls else []),
         Mount(settings.directory, _INSIDE, writable=True),
     ]
     verb = [
@@ -134,11 +138,26 @@ def backup_container(site: Site, settings: Settings, record: dict[str, Any]) -> 
 
 
 def _protected(site: Site) -> list[Mount]:
-    """Return what a container of backups reads besides the database; TLS only where the host has some."""
+    """Return what a container of backups reads besides the database."""
     found = [Mount(site.config, "/site/config"), Mount(site.run, "/site/run")]
-    return found + [
-        Mount(path, inside) for path, inside in ((site.media, "/site/media"), (site.tls, "/site/tls")) if path.is_dir()
-    ]
+    return found + ([Mount(site.media, "/site/media")] if site.media.is_dir() else [])
+
+
+@contextlib.contextmanager
+def _tls(site: Site) -> Iterator[Path | None]:
+    """Copy the site's certificate and key for a container of backups, in memory: only Nginx and root may read the key.
+
+    What it yields is None where the site has none.
+    """
+    if not site.tls.is_dir():
+        yield None
+        return
+    with tempfile.TemporaryDirectory(dir=_MEMORY, prefix="hostwright-") as scratch:
+        place = Path(scratch) / site.name
+        shutil.copytree(site.tls, place)
+        for path in (Path(scratch), place, *place.iterdir()):
+            _give_away(path)
+        yield Path(scratch)
 
 
 def verify(site: Site, ids: list[str]) -> dict[str, Any]:

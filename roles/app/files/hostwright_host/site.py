@@ -54,8 +54,8 @@ class Site:
 
     @property
     def tls(self) -> Path:
-        """Certificates and keys of the host's Nginx."""
-        return self.root / "nginx" / "tls"
+        """The site's certificate and key, as Nginx reads them."""
+        return self.root / "nginx" / "tls" / self.name
 
     @property
     def settings_path(self) -> Path:
