@@ -186,6 +186,31 @@ def test_the_page_says_all_in_80_columns_and_fails_if_something_is_wrong(host: H
     assert "WRONG     No backups are set up" in page.stdout
 
 
+def certificate(host: Host, days: float, **facts: str) -> str:
+    """Write what is known of a certificate; return what the status says that is wrong."""
+    directory = host.root / "srv/nginx/tls"
+    directory.mkdir(parents=True, exist_ok=True)
+    expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + days * 86400))
+    known = {"kind": "acme", "names": ["example.org"], "directory": "https://ca.example/", "expires": expires, **facts}
+    (directory / "status.json").write_text(json.dumps({"polls": known, "shop": {"expires": "never"}}))
+    found = json.loads(host.run("status", "polls").stdout)
+    assert found["certificate"] == known
+    return "; ".join(found["problems"].values())
+
+
+def test_the_status_tells_of_the_certificate(host: Host) -> None:
+    running(host)
+    host.seal(100)
+    assert certificate(host, 15) == ""
+    page = " ".join(host.run("status", "polls", "--page").stdout.split())
+    assert "TLS certificate for example.org from https://ca.example/, until 20" in page
+    assert ", in 13 d" in certificate(host, 13.5)
+    assert ", 1 d 12 h ago." in certificate(host, -1.5)
+    said = certificate(host, 40, error="No new certificate from https://ca.example/: it\n is down", tried="then")
+    assert said == "No new certificate from https://ca.example/: it is down (tried then)"
+    assert host.run("status", "polls", "--page").returncode == 1
+
+
 def test_the_table(host: Host) -> None:
     assert host.run("backups", "polls").stdout == "There is no backup of polls yet.\n"
     old, new = host.seal(90061, release=6), host.seal(100)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hostwright_host import certificates
 from hostwright_host.containers import container_state
 from hostwright_host.errors import CommandError
 from hostwright_host.health import Health, first_line, span
@@ -25,6 +27,8 @@ def status(site: Site) -> dict[str, Any]:
         found |= Health.of(site, site.settings()).summary(site)
     else:
         found |= {"backup": None, "backups": 0, "problems": {"none": "No backups are set up: run the role backup."}}
+    found["certificate"] = certificates.known(site)
+    found["problems"] = {**certificates.problems(found["certificate"], time.time()), **found["problems"]}
     if container["status"] != "running":
         down = f"The container {container['name']} is {container['status']}."
         found["problems"] = {"down": down, **found["problems"]}
@@ -36,6 +40,8 @@ def page(found: Mapping[str, Any]) -> str:
     record, container = found["release"], found["container"]
     what = f"{found['site']}: release {record.get('release')}, version {record.get('version')}"
     lines = [f"{what}, container {container['name']} {container['status']}"]
+    if found["certificate"]:
+        lines += _part("TLS", _certificate(found["certificate"]))
     if "interval_seconds" in found:
         lines += _part("backups", _backups(found))
         for label, run in (("last run", "last_run"), ("drill", "drill")):
@@ -53,6 +59,11 @@ def _part(label: str, text: str) -> list[str]:
     return textwrap.wrap(
         text, _WIDTH, initial_indent=f"  {label:<{_LABEL - 2}}", subsequent_indent=" " * _LABEL, break_on_hyphens=False
     )
+
+
+def _certificate(known: Mapping[str, Any]) -> str:
+    whence = known.get("directory") or "the control node"
+    return f"certificate for {', '.join(known.get('names') or [])} from {whence}, until {known.get('expires')}"
 
 
 def _backups(found: Mapping[str, Any]) -> str:
