@@ -131,6 +131,11 @@ def check_hostwright(words: list[str]) -> None:
     run("env", "PYTHONPATH=roles/app/files", sys.executable, "-m", "hostwright_host", words[1], "--help")
 
 
+def check_certificates(words: list[str]) -> None:
+    program = "plugins/module_utils/certificate_host.py"
+    run(sys.executable, program, *(word for word in words[1:] if word.startswith("-")), "--help")
+
+
 def check_activation(words: list[str]) -> None:
     assert words == [".", ".venv/bin/activate"]
     assert "venv --clear .venv" in (PROJECT / "scripts" / "setup").read_text(encoding="utf-8")
@@ -152,6 +157,7 @@ CHECKS = {
     "ansible-vault": check_ansible_vault,
     "hostwright": check_hostwright,
     "systemctl": check_systemctl,
+    "hostwright-certificates": check_certificates,
     ".": check_activation,
     **dict.fromkeys(TOOLS, check_tool),
 }
