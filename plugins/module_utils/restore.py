@@ -271,20 +271,28 @@ class Restorer(Releaser):
         """
         migrator = self._look(new, spec, spec.image)
         unknown = new.found.get("unknown") or []
-        if unknown:
+        # Django keeps the lines of applications that are gone, and of squashed migrations: the same code ran with them.
+        if unknown and self._made_by() != spec.image:
             raise ReleaseError(
                 "compare the restored database with the code",
                 f"{self.restored.source.name} has migrations that {spec.image} lacks, so it is newer than the code: "
-                f"{', '.join(unknown)}. {self._cure(spec)} Nothing was changed",
+                f"{', '.join(unknown)}. {self._cure()} Nothing was changed",
             )
         self._migrate(new, migrator, Move(0, tuple(new.found["pending"])), float(spec.migrate_timeout))
         return migrator
 
-    def _cure(self, spec: Spec) -> str:
+    def _made_by(self) -> str:
+        """The image that the backup was made by; empty of an imported file."""
+        return str(self.restored.source.backup.manifest["image"]) if self.restored.source.backup else ""
+
+    def _cure(self) -> str:
         """How to come to the code that the backup needs."""
-        image = self.restored.source.backup.manifest["image"] if self.restored.source.backup else ""
-        if not image or image == spec.image:
-            return "Deploy the version that has them, then restore again."
+        image = self._made_by()
+        if not image:
+            return (
+                "Deploy the version that has them, then restore again. Lines of its table django_migrations that "
+                "belong to applications that are gone for good, delete before."
+            )
         version = image.rpartition(":")[2]
         if self.engine.image(image) is None:
             return f"It was made by {image}, which is not on this host: deploy version {version}, then restore again."

@@ -240,6 +240,14 @@ def test_a_backup_that_is_newer_than_the_code_is_refused(host: Host, present: bo
     assert host.picture() == before
 
 
+def test_a_backup_of_the_live_code_is_restored_whatever_its_database_has_applied(host: Host) -> None:
+    # An application that was removed, migrations that were squashed: Django keeps their lines, and the site runs.
+    host.release("1.0")
+    shelve(host.shelf, rows=("kept",), migrations=(*MIGRATIONS[:1], "gone.0001_initial"))
+    assert [text for text in host.restore().warnings if "gone.0001_initial" in text]
+    host.assert_restored(["kept"])
+
+
 def test_a_damaged_archive_is_found_before_anything_is_touched(host: Host) -> None:
     host.release("1.0")
     name = shelve(host.shelf)
