@@ -6,6 +6,7 @@ import fcntl
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,12 +143,11 @@ class TestOffsite:
 
     def test_the_backup_is_sent_then_what_is_not_kept_goes(self, host: Host, name: str) -> None:
         assert host.run("backup", "polls").returncode == 0
-        sent, unlocked, forgotten = host.sent()
+        sent, forgotten = host.sent()
         before = "sftp:u@h:/r password 1: --option sftp.args=-p 23"
         taken = f"{name[:4]}-{name[4:6]}-{name[6:8]} {name[9:11]}:{name[11:13]}:{name[13:15]}"
         files = " ".join(f"{name}{end}" for end in (".json", ".json.sha256", ".sqlite3.zst"))
         assert sent == f"{before} backup --json --tag hostwright-polls --time {taken} -- {files}"
-        assert unlocked == f"{before} unlock"
         assert forgotten == (
             f"{before} forget --prune --tag hostwright-polls --group-by host,tags --keep-last 24 --keep-daily 14"
         )
@@ -157,7 +157,7 @@ class TestOffsite:
         assert name
         for _ in range(2):
             host.run("backup", "polls")
-        assert [line.split()[6] for line in host.sent()] == ["backup", "unlock", "forget", "backup"]
+        assert [line.split()[6] for line in host.sent()] == ["backup", "forget", "backup"]
 
     def test_a_repository_is_made_once(self, host: Host, name: str) -> None:
         host.answer(
@@ -174,6 +174,32 @@ class TestOffsite:
         result = host.run("backup", "polls")
         assert (result.returncode, "which was there before, is gone" in result.stderr) == (1, True)
         assert [line.split()[6] for line in host.sent()[before:]] == ["backup"]
+
+    def test_a_lock_that_a_killed_run_left_goes(self, host: Host, name: str) -> None:
+        assert name
+        locked = "{ echo 'unable to create lock: repository is already locked exclusively by PID 1' >&2; exit 1; }"
+        host.answer(
+            "restic.rc", f'case "$*" in *unlock*) touch "$here/free";; *) test -e "$here/free" || {locked};; esac'
+        )
+        assert host.run("backup", "polls").returncode == 0
+        assert [line.split()[6] for line in host.sent()] == ["backup", "unlock", "backup", "forget"]
+        # That of a run elsewhere, which goes on, stays.
+        host.answer("restic.rc", f'case "$*" in *unlock*) ;; *) {locked};; esac')
+        result = host.run("backup", "polls")
+        assert (result.returncode, "already locked exclusively" in result.stderr) == (1, True)
+
+    def test_an_upload_waits_for_a_check(self, host: Host, name: str) -> None:
+        assert name
+        host.answer(
+            "restic.rc",
+            'case "$*" in *check*) touch "$here/on"; sleep 1; rm "$here/on";; *) test ! -e "$here/on";; esac || exit 1',
+        )
+        with ThreadPoolExecutor() as pool:
+            check = pool.submit(host.run, "offsite-check", "polls")
+            while not (host.bin / "on").exists() and not check.done():
+                time.sleep(0.01)
+            assert host.run("backup", "polls").returncode == 0
+            assert check.result().returncode == 0
 
     def test_a_failed_upload_is_a_failed_backup(self, host: Host, name: str) -> None:
         said = '{"message_type": "exit_error", "code": 1, "message": "Fatal: connection refused\\nby it"}'

@@ -20,6 +20,7 @@ _PRUNE_INTERVAL = 24 * 3600.0
 _CHECK_PARTS = 8
 """A check reads one part of the data; so many checks read all of it."""
 _NO_REPOSITORY = "Is there a repository at the following location?"
+_LOCKED = "repository is already locked"
 
 
 def send(site: Site, settings: Settings, backup: Backup) -> None:
@@ -51,8 +52,6 @@ def send(site: Site, settings: Settings, backup: Backup) -> None:
     pruned = float(before.get("pruned") or 0)
     if time.time() - pruned > _PRUNE_INTERVAL:
         keep = [word for name, number in settings.keep.items() if number for word in (f"--keep-{name}", str(number))]
-        # A lock that a killed run left: unlock removes it only if its process is gone.
-        _require(_restic(site, settings, ("unlock",), directory), "unlock the repository")
         words = ("forget", "--prune", "--tag", tag, "--group-by", "host,tags", *keep)
         _require(_restic(site, settings, words, directory), "remove old backups")
         pruned = time.time()
@@ -84,6 +83,17 @@ def check(site: Site, settings: Settings) -> None:
 
 
 def _restic(site: Site, settings: Settings, words: Sequence[str], directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run restic, past a lock that a killed run left: unlock removes it only if its process is gone."""
+    # A check locks the others out for as long as it reads.
+    with site.lock("restic", wait=True):
+        result = _once(site, settings, words, directory)
+        if result.returncode and _LOCKED in result.stderr:
+            _require(_once(site, settings, ("unlock",), directory), "unlock the repository")
+            result = _once(site, settings, words, directory)
+        return result
+
+
+def _once(site: Site, settings: Settings, words: Sequence[str], directory: Path) -> subprocess.CompletedProcess[str]:
     environment = {
         "HOME": "/root",
         **os.environ,
