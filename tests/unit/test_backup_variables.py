@@ -34,6 +34,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("heartbeat", {"backup_heartbeat_url": f"ftp://{SECRET}"}, "backup_heartbeat_url: this and"),
     ("fail URL", {"backup_heartbeat_fail_url": SECRET}, "backup_heartbeat_url: this and"),
     ("password", {"backup_offsite": {**OFFSITE, "password": ""}}, "backup_offsite: it needs"),
+    ("no word", {"backup_offsite": {**OFFSITE, "password": None}}, "backup_offsite: it needs"),
     ("repository", {"backup_offsite": {"password": SECRET}}, "backup_offsite: it needs"),
     ("check", {"backup_offsite": {**OFFSITE, "check_schedule": "61 * * * *"}}, "backup_offsite.check_schedule: The"),
 ]
@@ -52,6 +53,7 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
             "backup_pre_hooks": ["true"],
         },
     ),
+    ("a query", {"backup_heartbeat_url": "https://up.example.org/push/token?status=up"}),
 ]
 # A host for each case; one file with what the role says to each of them.
 PLAYBOOK = """\
@@ -130,6 +132,11 @@ def test_the_defaults(answers: dict[str, dict[str, Any]]) -> None:
         "/usr/local/sbin/hostwright watch polls",
     ]
     assert 'MAILTO="root"' in found["cron"].splitlines()
+
+
+def test_a_failure_is_not_told_in_the_words_of_success(answers: dict[str, dict[str, Any]]) -> None:
+    values = json.loads(answers["a query"]["files"][0]["content"])
+    assert values["heartbeat_fail_url"] == "https://up.example.org/push/token/fail?status=up"
 
 
 def test_nearly_everything_changed(answers: dict[str, dict[str, Any]]) -> None:
