@@ -185,7 +185,7 @@ class Shelf:
             raise ReleaseError(
                 CHOOSE,
                 f"{word!r} is no backup in {self.directory} and no time: say latest, an id, or a time such as "
-                f"2026-11-23T04:00. The newest are {newest}",
+                f"2026-11-23T04:00; for a database of this machine, a path with a '/'. The newest are {newest}",
             )
         older = [backup for backup in self.whole if backup.moment <= until]
         if not older:
@@ -215,6 +215,8 @@ def _read(directory: Path, name: str) -> Backup:
 
 
 def _moment(word: str) -> float | None:
+    if len(word.strip()) <= len("2026-11-23"):
+        return None  # its midnight is hardly meant; and it is what -e leaves of "2026-11-23 04:30"
     try:
         moment = datetime.fromisoformat(word.strip().replace("Z", "+00:00"))
     except ValueError:

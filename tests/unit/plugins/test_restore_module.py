@@ -485,6 +485,7 @@ def test_a_damaged_backup_rebuilds_nothing(host: Host, part: str) -> None:
         ("2026-11-23 12:30", "20261123T120000Z-r2"),
         ("2026-11-23T12:30:00+01:00", "20261122T120000Z-r1"),
         ("2026-11-22", None),
+        ("2026-11-24", None),
         ("yesterday", None),
         ("20261121T000000Z-r1", None),
         ("../x", None),
