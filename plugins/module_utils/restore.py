@@ -270,6 +270,12 @@ class Restorer(Releaser):
             ReleaseError: it is newer than the code, or a migration failed.
         """
         migrator = self._look(new, spec, spec.image)
+        if self.restored.source.backup is None and new.found["pending"] and not new.found.get("applied"):
+            raise ReleaseError(
+                "compare the imported database with the code",
+                f"{self.restored.source.name} has none of Django's migrations: it is empty, or another program's. "
+                "Nothing was changed",
+            )
         unknown = new.found.get("unknown") or []
         # Django keeps the lines of applications that are gone, and of squashed migrations: the same code ran with them.
         if unknown and self._made_by() != spec.image:

@@ -369,7 +369,9 @@ class PretendedMigrator(Conversation):
             applied = engine.content(engine.database_of(words))["migrations"]
             self.pending = [name for name in app.migrations if name not in applied]
             unknown = [name for name in applied if name not in app.migrations]
-            self.answer = {"static_url": app.static_url, "pending": self.pending, "unknown": unknown}
+            self.answer = {
+                "static_url": app.static_url, "pending": self.pending, "applied": applied, "unknown": unknown,
+            }  # fmt: skip
 
     def say(self, line: str) -> None:
         word = json.loads(line)

@@ -303,6 +303,16 @@ def test_an_import_is_a_restore_of_a_file(host: Host) -> None:
         restorer.restore(Source(host.shelf, file="mine.sqlite3"), Wish())
 
 
+def test_an_import_of_what_is_no_database_of_django_is_refused(host: Host) -> None:
+    host.release("1.0")
+    host.shelf.mkdir()
+    (host.shelf / "mine.sqlite3").write_text(json.dumps({"migrations": [], "rows": ["a cookie"]}))
+    before = host.picture()
+    with pytest.raises(ReleaseError, match=r"mine\.sqlite3 has none of Django's migrations.*Nothing was changed"):
+        host.restorer().restore(Source(host.shelf, file="mine.sqlite3"), Wish())
+    assert host.picture() == before
+
+
 def test_data_that_were_removed_while_the_site_serves_come_back(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.release("1.0", **MAILER)
     shelve(host.shelf)
