@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.pretended_host import MANIFEST, Host
+from tests.unit.pretended_host import MANIFEST, SOURCE, Host
 
 
 @pytest.fixture
@@ -218,6 +220,15 @@ def test_the_table(host: Host) -> None:
     assert head.split() == ["BACKUP", "AGE", "DATABASE", "PACKED", "MEDIA", "ROWS"]
     assert [row.split()[0] for row in rows] == [new, old]
     assert "1 d 1 h" in rows[1]
+
+
+def test_what_goes_while_it_is_counted_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A backup that is being made, or removed, while the watch looks.
+    monkeypatch.syspath_prepend(SOURCE)
+    store = importlib.import_module("hostwright_host.store")
+    (tmp_path / "here").write_bytes(b"123")
+    directory = SimpleNamespace(glob=lambda _: [tmp_path / "gone", tmp_path / "here"])
+    assert store.stored_bytes(directory, []) == 3
 
 
 def test_verify_says_what_is_wrong(host: Host) -> None:

@@ -82,7 +82,10 @@ def stored_bytes(directory: Path, found: Sequence[Backup]) -> int:
     """
     sizes = {}
     for path in directory.glob("*"):
-        status = path.lstat()
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            continue  # a backup that is being made, or removed
         if stat.S_ISREG(status.st_mode):
             sizes[status.st_dev, status.st_ino] = status.st_size
     media = found[0].media_bytes + sum(backup.new_media_bytes for backup in found[1:]) if found else 0
