@@ -155,6 +155,8 @@ class Shelf:
         for name in sorted(names):
             try:
                 whole.append(_read(directory, name))
+            except PermissionError as error:
+                raise ReleaseError(CHOOSE, f"{error.filename}: may not be read by the user {os.getuid()}") from error
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 damaged[name] = f"{directory}/{name}.json is not what was written ({error}): {DAMAGED}"
         return cls(directory, tuple(sorted(whole, key=lambda backup: (backup.moment, backup.id))), damaged)

@@ -17,7 +17,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.release_module i
     told,
 )
 from ansible_collections.hostwright.django.plugins.module_utils.restore import Restorer, Source, Wish
-from ansible_collections.hostwright.django.plugins.module_utils.restore_backups import Shelf, check
+from ansible_collections.hostwright.django.plugins.module_utils.restore_backups import CHOOSE, Shelf, check
 from ansible_collections.hostwright.django.plugins.module_utils.site import Record, ReleaseError, Site
 from ansible_collections.hostwright.django.plugins.module_utils.spec import words_of
 
@@ -185,7 +185,7 @@ def source_of(site: Site, given: dict[str, Any]) -> Source | None:
     """What is to be restored, None if that was not said.
 
     Raises:
-        ReleaseError: it is not there.
+        ReleaseError: it is not there, or another site's.
     """
     if given["file"]:
         file = Path(given["file"])
@@ -195,7 +195,10 @@ def source_of(site: Site, given: dict[str, Any]) -> Source | None:
     if not given["backup"]:
         return None
     shelf = Shelf.of(directory_of(site, given["directory"]))
-    return Source(shelf.directory, shelf.choose(given["backup"]))
+    backup = shelf.choose(given["backup"])
+    if (of := backup.manifest["site"]) != site.name:
+        raise ReleaseError(CHOOSE, f"{backup.id} is a backup of the site {of}, not of {site.name}. Nothing was changed")
+    return Source(shelf.directory, backup)
 
 
 def difference(current: Record | None, source: Source) -> dict[str, str]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from ansible_collections.hostwright.django.plugins.module_utils.commands import Answer
@@ -517,6 +518,25 @@ def test_a_backup_without_its_seal_is_none(tmp_path: Path) -> None:
     (tmp_path / f"{name}.json.sha256").unlink()
     with pytest.raises(ReleaseError, match="holds no backup"):
         Shelf.of(tmp_path).choose("latest")
+
+
+def test_a_backup_of_another_site_is_refused(host: Host) -> None:
+    given = {"file": None, "backup": "latest", "directory": str(host.shelf)}
+    shelve(host.shelf)
+    found = module.source_of(host.site, given)
+    assert found
+    assert found.name == NOON
+    other = shelve(host.shelf, "20261123T130000Z-r1", site="notes")
+    with pytest.raises(ReleaseError, match=f"{other} is a backup of the site notes, not of polls"):
+        module.source_of(host.site, given)
+
+
+def test_a_backup_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = shelve(tmp_path)
+    refuse = PermissionError(13, "Permission denied", str(tmp_path / f"{name}.json"))
+    monkeypatch.setattr(Path, "open", Mock(side_effect=refuse))
+    with pytest.raises(ReleaseError, match=rf"{name}\.json: may not be read by the user"):
+        Shelf.of(tmp_path)
 
 
 def test_a_damaged_manifest_is_told_and_does_not_hide_the_others(tmp_path: Path) -> None:
