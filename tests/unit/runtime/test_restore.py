@@ -6,6 +6,8 @@ import json
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -301,6 +303,20 @@ def test_what_lies_in_its_wal_comes_along(target: Path, tmp_path: Path) -> None:
     assert {name: (tmp_path / name).read_bytes() for name in there} == before
     connection.close()
     assert one(target, "SELECT balance FROM account WHERE id = 1000") == 5
+
+
+def test_what_a_crash_left_half_done_is_taken_back_by_its_journal(target: Path, tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite3"
+    create(path)
+    half = (
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.executescript("
+        "'PRAGMA journal_mode=DELETE; PRAGMA cache_size=1; BEGIN; UPDATE account SET balance = 0;"
+        " UPDATE move SET amount = 9'); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", half, path], check=True)
+    assert (tmp_path / "old.sqlite3-journal").stat().st_size
+    restore.take_in(path, target)
+    assert one(target, "SELECT sum(balance) FROM account") == SUM
 
 
 def test_an_archive_of_a_backup_can_be_taken_in(release: Release, ledger: Path, target: Path) -> None:
