@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,19 @@ def test_each_file_is_stored_once(release: Release) -> None:
     assert sorted(tree(release, third)) == ["c.txt", "deep/er/b.txt"]
     assert not (release.backups / f"{first['id']}.media").exists()
     assert verify.verify(release.backups) == {"verified": [third["id"]], "wrong": []}
+
+
+def test_nothing_written_after_a_backup_s_moment_is_in_it(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(release, "a.txt", b"a")
+    look, ends = media.Tree.look, []
+
+    def slow(of: media.Tree) -> None:
+        look(of)
+        time.sleep(1.1)
+        ends.append(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+
+    monkeypatch.setattr(media.Tree, "look", slow)
+    assert make(release, with_media=True)["time"] >= ends[0]
 
 
 def test_names_of_all_kinds(release: Release) -> None:

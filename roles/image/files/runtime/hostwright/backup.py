@@ -121,8 +121,6 @@ def read_record(path: Path) -> Record:
 
 def _make(database: Path, output: Path, record: Record, record_path: Path, options: Options) -> dict[str, Any]:
     start = time.monotonic()
-    taken = _free_moment(output, record.release)
-    new = Backup(output, catalogue.identity(taken, record.release))
     previous = catalogue.newest(output)
     seconds: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
@@ -131,6 +129,9 @@ def _make(database: Path, output: Path, record: Record, record_path: Path, optio
         if options.media is not None:
             tree = stack.enter_context(contextlib.closing(media.Tree(options.media, made)))
             tree.look()
+        # Not before the look, which may take long: nothing written after a backup's moment is to be in it.
+        taken = _free_moment(output, record.release)
+        new = Backup(output, catalogue.identity(taken, record.release))
         copy = made / "db.sqlite3"
         with _timed(seconds, "copy"):
             source = _copy(database, copy, output)
