@@ -179,8 +179,8 @@ class HostAccess:
                     Problem(
                         "nftables does not take the firewall's rules; nothing has been changed",
                         answer.said.replace(candidate.name, str(self.firewall)),
-                        "correct hardening_extra_rules or hardening_open_ports; where it says 'not supported', the "
-                        "kernel has no nftables: leave the firewall out with hardening_firewall: false",
+                        "correct hardening_extra_rules; if no rule is named, the kernel has no nftables: leave the "
+                        "firewall out with hardening_firewall: false",
                     )
                 )
 
