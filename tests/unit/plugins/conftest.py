@@ -36,3 +36,10 @@ def owners(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
     monkeypatch.setattr(os, "chown", chown)
     monkeypatch.setattr(os, "fchown", fchown)
     return given
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up soon on a container that stays: a test that lets each removal fail would wait 10 s each time."""
+    place = "ansible_collections.hostwright.django.plugins.module_utils.containers"
+    monkeypatch.setattr(f"{place}.REMOVAL_SECONDS", 0.2)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.hostwright.django.plugins.module_utils import containers, release
+from ansible_collections.hostwright.django.plugins.module_utils import release
 from ansible_collections.hostwright.django.plugins.module_utils.commands import Answer
 from ansible_collections.hostwright.django.plugins.module_utils.hold import Gate, Maintenance
 from ansible_collections.hostwright.django.plugins.module_utils.migrator import Migrator
@@ -435,6 +435,7 @@ def test_a_container_that_is_being_removed_already_is_waited_for(world: World, m
     world.assert_consistent(world.spec("1.0"))
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_container_that_cannot_be_removed_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.release("1.0")
     world.engine.containers["polls-9"] = dataclasses.replace(world.engine.containers["polls-1"])
@@ -442,7 +443,6 @@ def test_a_container_that_cannot_be_removed_is_told(world: World, monkeypatch: p
         word.replace("hostwright.release=1", "hostwright.release=9")
         for word in world.engine.containers["polls-1"].options
     ]
-    monkeypatch.setattr(containers, "REMOVAL_SECONDS", 0.2)
     monkeypatch.setattr(PretendedEngine, "_do_rm", lambda *_: Answer(1, stderr="device or resource busy"))
     assert "polls-9 cannot be removed: device or resource busy" in str(world.fails("1.0"))
 
@@ -1040,7 +1040,7 @@ def number_of_calls(make: Callable[[], World], before: str | None, version: str)
 
 
 @pytest.fixture
-def make(world: World, tmp_path: Path) -> Callable[[], World]:
+def make(world: World, tmp_path: Path, impatient: None) -> Callable[[], World]:  # noqa: ARG001
     """Return a function that makes worlds."""
     made = iter(range(10_000))
 

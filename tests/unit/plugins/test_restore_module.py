@@ -630,7 +630,7 @@ def test_where_the_backups_are(host: Host) -> None:
 
 
 @pytest.fixture
-def make(host: Host, tmp_path: Path) -> Callable[[], Host]:
+def make(host: Host, tmp_path: Path, impatient: None) -> Callable[[], Host]:  # noqa: ARG001
     """Return a function that makes hosts with a site and a backup that needs a migration."""
     made = iter(range(10_000))
 
