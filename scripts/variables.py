@@ -28,6 +28,9 @@ You describe the site in `inventory/group_vars/all/site.yml`. Everything else ha
 in `inventory/group_vars/prod/`, `inventory/group_vars/dev/` or `inventory/host_vars/HOST/`; in `group_vars/all` the
 wiring, `playbooks/group_vars/all.yml`, would beat it. Variables marked *wired* get their value there, from the site's.
 """
+AUDIT = """\
+For `playbooks/audit.yml`, in the inventory or given with `-e`.
+"""
 SANDBOX = """\
 ## The sandbox
 
@@ -111,7 +114,8 @@ def sandbox() -> Iterator[Variable]:
 def document() -> str:
     """Return the whole text of docs/variables.md."""
     wired = frozenset(load(PROJECT / "playbooks" / "group_vars" / "all.yml"))
-    site = load(PROJECT / "meta" / "site_specs.yml")["site"]
+    specs = load(PROJECT / "meta" / "site_specs.yml")
+    site, audit = specs["site"], specs["audit"]
     parts = [INTRODUCTION, f"## {site['short_description']}\n", table(variables(site["options"]))]
     for role in ROLES:
         spec = load(PROJECT / "roles" / role / "meta" / "argument_specs.yml")["argument_specs"]["main"]
@@ -120,6 +124,7 @@ def document() -> str:
             f"{prose(spec['short_description'])}.\n",
             table(variables(spec["options"], wired)),
         ]
+    parts += [f"## {audit['short_description']}\n", AUDIT, table(variables(audit["options"]))]
     return "\n".join([*parts, SANDBOX, table(sandbox())])
 
 

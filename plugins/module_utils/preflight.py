@@ -115,7 +115,7 @@ class Filesystem:
 
 @dataclass(frozen=True)
 class Listener:
-    """A socket that listens on a TCP port."""
+    """A socket that listens on a port."""
 
     port: int
     address: str
@@ -367,12 +367,12 @@ def machine_of(text: str) -> str:
     return MACHINES.get(name, name)
 
 
-def parse_listeners(table: str) -> tuple[Listener, ...]:
-    """The listening sockets of a ``/proc/net/tcp`` or ``tcp6`` table (see proc_pid_net(5))."""
+def parse_listeners(table: str, state: str = LISTENING) -> tuple[Listener, ...]:
+    """The listening sockets of a ``/proc/net/tcp``, ``tcp6``, ``udp`` or ``udp6`` table (see proc_pid_net(5))."""
     found = []
     for line in table.splitlines()[1:]:
         columns = line.split()
-        if len(columns) > 9 and columns[3] == LISTENING:
+        if len(columns) > 9 and columns[3] == state:
             address, _, port = columns[1].partition(":")
             found.append(Listener(int(port, 16), _address(address), columns[9]))
     return tuple(found)

@@ -198,7 +198,7 @@ def names_in(value: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "yaml"], ids=lambda block: block.file)
 def test_variables_in_examples_exist(block: Block) -> None:
-    prefixes = ("site_", "docker_", "image_", "nginx_", "app_", "backup_", "hardening_", "dev_")
+    prefixes = ("site_", "docker_", "image_", "nginx_", "app_", "backup_", "hardening_", "dev_", "audit_")
     used = {name for name in names_in(yaml.safe_load(block.text)) if name.startswith(prefixes)}
     assert used <= documented_variables()
 
@@ -206,7 +206,7 @@ def test_variables_in_examples_exist(block: Block) -> None:
 @pytest.mark.parametrize("file", TEXTS)
 def test_variables_in_prose_exist(file: str) -> None:
     text = (PROJECT / file).read_text(encoding="utf-8")
-    prefixes = "site|docker|image|nginx|app|backup|hardening|dev|sandbox"
+    prefixes = "site|docker|image|nginx|app|backup|hardening|dev|sandbox|audit"
     named = set(re.findall(rf"`((?:{prefixes})_[a-z_]+)(?:: [^`]*)?`", text))
     assert named - {"image_id", "image_built", "app_released"} <= documented_variables()
 

@@ -54,6 +54,15 @@ def test_defaults_outside_the_site_are_documented(options: dict[str, dict[str, A
         assert {yaml.safe_load(default) for default in found} == {options[name]["default"]}, name
 
 
+def test_variables_of_the_audit_are_documented() -> None:
+    options = variables.load(variables.PROJECT / "meta" / "site_specs.yml")["audit"]["options"]
+    playbook = (variables.PROJECT / "playbooks" / "audit.yml").read_text(encoding="utf-8")
+    found = dict(re.findall(r"\b(audit_\w+) \| default\(([^)]*)\)", playbook))
+    assert set(found) == set(options)
+    for name, default in found.items():
+        assert default == "omit" or options[name]["default"] == yaml.safe_load(default), name
+
+
 def test_wiring_feeds_variables_that_exist(wiring: str) -> None:
     known = {
         name

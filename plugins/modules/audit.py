@@ -1,0 +1,111 @@
+"""Look from inside for what a host shows that it should not."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hostwright.django.plugins.module_utils.audit_host import AuditedHost, look
+
+DOCUMENTATION = r"""
+module: audit
+short_description: Look from inside for what a host shows that it should not
+description:
+  - Tells who holds ports open to others, and judges containers, file modes of secrets, certificates, the SQLite of the
+    live releases, the Engine, the SSH server and pending security upgrades.
+  - The ports are judged by P(hostwright.django.audit_report#filter), with what M(hostwright.django.scan_ports) saw from
+    outside.
+  - Changes nothing, in check mode or not. Package lists are not refreshed.
+options:
+  engine_minimum:
+    description: The oldest Docker Engine that will do.
+    type: str
+    default: "20.10"
+  containers:
+    description: Names of containers that are meant to have Docker's socket, all privileges or the host's network.
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode:
+    description: Does the same in check mode, since it changes nothing.
+    support: full
+  diff_mode:
+    description: Has nothing to show.
+    support: none
+requirements:
+  - Root, to name the programs that hold ports and to ask the Docker Engine.
+author: Hostwright contributors
+"""
+
+EXAMPLES = r"""
+- name: Look from inside
+  hostwright.django.audit:
+    containers: [traefik]
+  register: inside
+"""
+
+RETURN = r"""
+addresses:
+  description: The host's addresses, but for those of Docker's bridges.
+  returned: success
+  type: list
+  elements: str
+  sample: [203.0.113.5, "2001:db8::5"]
+ssh_ports:
+  description: The ports of the SSH server.
+  returned: success
+  type: list
+  elements: int
+  sample: [22]
+held:
+  description: Ports that containers publish, or that programs listen on, to more than the host itself.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    port: {description: The number., type: int, returned: always}
+    protocol: {description: tcp or udp., type: str, returned: always}
+    addresses: {description: On which addresses of the host., type: list, elements: str, returned: always}
+    who: {description: The container with its image; or the program with its service., type: str, returned: always}
+    published: {description: Whether a container publishes it., type: bool, returned: always}
+    close: {description: What closes it., type: str, returned: always}
+findings:
+  description: What is wrong (FAIL) or may be (WARN), but for ports.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    severity: {description: FAIL or WARN., type: str, returned: always}
+    what: {description: What is wrong., type: str, returned: always}
+    who: {description: Where it was seen., type: str, returned: always}
+    do: {description: What to do about it., type: str, returned: always}
+notes:
+  description: What was looked at, and how it is.
+  returned: success
+  type: dict
+"""
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "engine_minimum": {"type": "str", "default": "20.10"},
+            "containers": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    if os.geteuid() != 0:
+        module.fail_json(msg="only root sees who holds ports and who may read secrets: set become: true for this host")
+    try:
+        found = look(AuditedHost(), module.params["engine_minimum"], module.params["containers"])
+    except ValueError as error:
+        module.fail_json(msg=f"engine_minimum: {error}")
+    held = [{**asdict(one), "port": one.port.number, "protocol": one.port.protocol} for one in found.held]
+    module.exit_json(changed=False, **{**asdict(found), "held": held})
+
+
+if __name__ == "__main__":
+    main()
