@@ -219,6 +219,10 @@ class TestHold:
         held = hold([container], [("tcp", proxy)], {"1": Program(9, "docker-proxy")}, ())
         assert [one.who for one in held if one.port.number == 5432] == ["container db (postgres:17)"]
 
+    def test_proxy_that_no_container_has_is_named(self) -> None:
+        (held,) = hold([], [("tcp", Listener(5432, ANY, "1"))], {"1": Program(9, "docker-proxy")}, ())
+        assert held.who == "docker-proxy (pid 9)"
+
     def test_other_program_on_a_published_port_is_named_too(self) -> None:
         (container,) = parse_containers(json.dumps([DOCKER]))
         held = hold([container], [("tcp", Listener(5432, "10.0.0.5", "1"))], {"1": Program(9, "postgres")}, ())
