@@ -52,7 +52,7 @@ def _judged(site: dict[str, Any], now: datetime) -> Any:
     missing = [what for what in ("certificate", "key") if not site[what].strip()]
     if missing:
         raise CertificateError(
-            f"there is no {' and no '.join(missing)}: with nginx_tls: files each site needs both "
+            f"there is no {' and no '.join(missing)}: with site_tls: files each site needs both "
             "(site_tls_certificate, site_tls_key)"
         )
     return judge(site["certificate"], site["key"], site["domains"], now)

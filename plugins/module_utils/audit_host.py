@@ -388,7 +388,7 @@ def check_certificates(host: AuditedHost) -> tuple[list[Finding], str]:
         day = time.strftime("%Y-%m-%d", time.gmtime(end))
         left = (end - host.now) / DAY
         ends.append(f"{path.parent.name} until {day}")
-        do = "renew it, then deploy; with nginx_tls: acme read why it was not renewed (journalctl -t hostwright)"
+        do = "renew it, then deploy; with site_tls: acme read why it was not renewed (journalctl -t hostwright)"
         if left <= 0:
             findings.append(Finding(FAIL, "a certificate has expired", f"{where}, on {day}", do))
         elif left < CERTIFICATE_DAYS:
