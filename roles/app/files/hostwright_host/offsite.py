@@ -21,6 +21,8 @@ _CHECK_PARTS = 8
 """A check reads one part of the data; so many checks read all of it."""
 _NO_REPOSITORY = "Is there a repository at the following location?"
 _LOCKED = "repository is already locked"
+_PATIENCE = 600.0
+"""Seconds that a lock of another host is waited for: hosts of a group share their schedules."""
 
 
 def send(site: Site, settings: Settings, backup: Backup) -> None:
@@ -83,14 +85,20 @@ def check(site: Site, settings: Settings) -> None:
 
 
 def _restic(site: Site, settings: Settings, words: Sequence[str], directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run restic, past a lock that a killed run left: unlock removes it only if its process is gone."""
-    # A check locks the others out for as long as it reads.
+    """Run restic, past a lock that a killed run left: unlock removes it only if its process is gone.
+
+    For what another host does in the repository it waits some minutes; for a check of this one until it has ended.
+    """
     with site.lock("restic", wait=True):
-        result = _once(site, settings, words, directory)
-        if result.returncode and _LOCKED in result.stderr:
-            _require(_once(site, settings, ("unlock",), directory), "unlock the repository")
+        until = time.monotonic() + min(settings.time_limit, _PATIENCE)
+        pause = 0
+        while True:
             result = _once(site, settings, words, directory)
-        return result
+            if not result.returncode or _LOCKED not in result.stderr or time.monotonic() > until:
+                return result
+            _require(_once(site, settings, ("unlock",), directory), "unlock the repository")
+            time.sleep(pause)
+            pause = min(2 * pause + 1, 15)
 
 
 def _once(site: Site, settings: Settings, words: Sequence[str], directory: Path) -> subprocess.CompletedProcess[str]:
