@@ -32,6 +32,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("metrics", {"backup_metrics_directory": "x"}, "backup_metrics_directory: 'x'"),
     ("mail", {"backup_mail_to": 'a"\nb'}, "backup_mail_to:"),
     ("heartbeat", {"backup_heartbeat_url": f"ftp://{SECRET}"}, "backup_heartbeat_url: this and"),
+    ("login", {"backup_heartbeat_url": f"https://user:{SECRET}@hc.example.org/"}, "backup_heartbeat_url: this and"),
     ("fail URL", {"backup_heartbeat_fail_url": SECRET}, "backup_heartbeat_url: this and"),
     ("password", {"backup_offsite": {**OFFSITE, "password": ""}}, "backup_offsite: it needs"),
     ("no word", {"backup_offsite": {**OFFSITE, "password": None}}, "backup_offsite: it needs"),
