@@ -35,7 +35,7 @@ TIME_LIMIT = 8 * 3600 if os.environ.get("HOSTWRIGHT_KILLS") == "full" else 1800
 # How often a running step says that it is still there, seconds.
 NEWS_INTERVAL = 60
 # The scenarios that take longest begin first, after the one of the whole stack.
-LONG = ("default", "faults", "push", "app")
+LONG = ("default", "faults", "backup", "push", "restore", "release", "app", "hardening", "tls")
 # Lines of a failed step's log that are shown.
 EXCERPT = 60
 
