@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import subprocess
 import tarfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 import zstandard
@@ -99,20 +98,18 @@ def image(site: Site) -> str:
     return image
 
 
-@contextmanager
-def container(site: Site, *words: str) -> Iterator[None]:
-    """Have a container for a moment."""
-    site.on_host("docker", "run", "--detach", "--network", "none", "--name", PLANTED, *words)
-    try:
-        yield
-    finally:
-        site.on_host("docker", "rm", "--force", PLANTED)
+@pytest.fixture
+def planted(site: Site) -> Iterator[str]:
+    """The name of a container, which goes afterwards."""
+    yield PLANTED
+    site.on_host("docker", "rm", "--force", PLANTED)
 
 
-def test_a_container_that_tells_is_found(site: Site, image: str) -> None:
-    with watched(site) as seen, container(site, "--env", f"TOKEN={CANARY}", "--entrypoint", "sleep", image, "9"):
-        time.sleep(1)
-    assert places.in_containers(seen.containers) == [f"/{PLANTED}"]
+# containerd's own notes of a container that has run, with its command and its environment, outlast it.
+def test_a_container_that_tells_is_found(site: Site, image: str, planted: str) -> None:
+    site.on_host("docker", "create", "--name", planted, "--env", f"TOKEN={CANARY}", image)
+    found = json.loads(site.on_host("docker", "container", "inspect", planted))
+    assert places.in_containers(found) == [f"/{planted}"]
 
 
 @pytest.mark.parametrize("where", ["here", "host"])
@@ -170,9 +167,11 @@ def test_a_file_that_tells_is_found(site: Site, path: str) -> None:
         site.on_host("rm", path)
 
 
-def test_a_log_that_tells_is_found(site: Site, image: str) -> None:
-    with container(site, "--entrypoint", "echo", image, CANARY):
-        assert places.in_text(site.on_host("docker", "logs", PLANTED)) == ["…"]
+def test_a_log_that_tells_is_found(site: Site, image: str, planted: str) -> None:
+    run = ["docker", "run", "--interactive", "--network", "none", "--name", planted, "--entrypoint", "cat", image]
+    command = ["docker", "exec", "--interactive", site.container, *run]
+    subprocess.run(command, input=f"{CANARY}\n", text=True, check=True, capture_output=True)
+    assert places.in_text(site.on_host("docker", "logs", planted)) == ["…"]
 
 
 def test_output_that_tells_is_found(site: Site) -> None:
