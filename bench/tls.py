@@ -55,7 +55,7 @@ def measure(lab: Lab) -> Section:
     say("installing Nginx")
     certificate, key = make_certificate(lab)
     lab.playbook(
-        "tls", HOST, bench_host=HOST, bench_domain=DOMAIN, bench_certificate=certificate, bench_key=key,
+        "tls", HOST, bench_domain=DOMAIN, bench_certificate=certificate, bench_key=key,
         bench_http_port=HTTP,
     )  # fmt: skip
     prepare(lab)

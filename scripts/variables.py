@@ -17,7 +17,7 @@ import yaml
 
 PROJECT = Path(__file__).resolve().parent.parent
 TARGET = PROJECT / "docs" / "variables.md"
-ROLES = ("docker", "image", "nginx", "app", "backup", "dev")
+ROLES = ("docker", "image", "nginx", "app", "backup", "hardening", "dev")
 INTRODUCTION = """\
 # Variables
 
