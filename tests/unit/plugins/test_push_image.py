@@ -141,10 +141,9 @@ class Site:
 
 @pytest.fixture(autouse=True)
 def script(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host's part with a directory of the test's, and less patience."""
+    """The host's part with a directory of the test's."""
     source = zlib.decompress(push_image._script()).decode()
     source = re.sub(r"os.environ\['PATH'\] \+= .*", "", source)
-    source = source.replace("ASK_SECONDS = 30.0", "ASK_SECONDS = 3.0")
     begin, main = source.split("\nif __name__")
     begin += "\nSPOOL = Path(os.environ['HOSTWRIGHT_SPOOL'])"
     monkeypatch.setattr(push_image, "_script", lambda: zlib.compress(f"{begin}\nif __name__{main}".encode()))
@@ -416,7 +415,12 @@ def test_a_connection_that_needs_files(host: Host, arguments: dict[str, Any], tm
 
 
 @pytest.mark.parametrize("fault", ["down", "hang"])
-def test_an_engine_that_does_not_answer(host: Host, arguments: dict[str, Any], fault: str) -> None:
+def test_an_engine_that_does_not_answer(
+    host: Host, arguments: dict[str, Any], fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = zlib.decompress(push_image._script()).replace(b"ASK_SECONDS = 30.0", b"ASK_SECONDS = 1.0")
+    assert b"ASK_SECONDS = 1.0" in source
+    monkeypatch.setattr(push_image, "_script", lambda: zlib.compress(source))
     host.fails(fault)
     with pytest.raises(AnsibleActionFail, match="the Docker Engine of the host does not answer"):
         push(host, arguments)

@@ -125,7 +125,9 @@ class World:
         assert running == {live.container: (spec.image, True, "always")}
         records = self.site.records()
         assert self.site.traces() == set(records)
-        assert {path.name for path in (self.site.memory / str(live.release)).iterdir()} == {"TOKEN", "secret_key"}
+        fallbacks = {"secret_key_fallbacks"} if self.site.secret_key().fallbacks else set()
+        shown = {path.name for path in (self.site.memory / str(live.release)).iterdir()}
+        assert shown == {"TOKEN", "secret_key", *fallbacks}
         assert live.release == max(records)
         assert len(records) <= spec.keep_releases
         assert self.site.generations() == {record.generation for record in records.values()}

@@ -8,9 +8,12 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import django
@@ -276,6 +279,26 @@ def make_release(tmp_path: Path, python: Path) -> Release:
         "environment_variables": {"COLOUR": "blue"},
     }
     return made
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process's backups leap where they wait: the second one within a second waits for the next second."""
+    from hostwright import backup
+
+    leapt = timedelta()
+
+    class Moment(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Moment:
+            return super().now(tz) + leapt
+
+    def leap(seconds: float) -> None:
+        nonlocal leapt
+        leapt += timedelta(seconds=seconds)
+
+    monkeypatch.setattr(backup, "datetime", Moment)
+    monkeypatch.setattr(backup, "time", SimpleNamespace(sleep=leap, monotonic=time.monotonic))
 
 
 @pytest.fixture

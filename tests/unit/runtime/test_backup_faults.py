@@ -68,6 +68,7 @@ def require_intact(release: Release, good: set[str]) -> None:
     assert good <= set(found["verified"])
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(
     ("code", "message"),
     [
@@ -107,6 +108,7 @@ def test_whatever_fails_the_earlier_backups_are_intact_and_the_next_run_is_whole
     assert {name.partition(".")[0] for name in names(small)} == {new}
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_removal_that_fails_midway_leaves_no_listed_backup_that_is_not_whole(small: Release) -> None:
     at = calls = 0
     while at <= calls:
