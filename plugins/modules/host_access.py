@@ -11,8 +11,8 @@ version_added: 0.1.0
 description:
   - Writes the rules of the firewall and a drop-in for the SSH server, and puts both into effect, for some time. Then
     they are undone, by a timer of systemd or by the next boot, unless they are confirmed with O(state=confirmed).
-    Between the two calls belong C(reset_connection) of M(ansible.builtin.meta) and M(ansible.builtin.wait_for_connection), so that the
-    confirmation comes by a new connection.
+    Between the two calls belong C(reset_connection) of M(ansible.builtin.meta) and
+    M(ansible.builtin.wait_for_connection), so that the confirmation comes by a new connection.
   - Refuses what can be seen beforehand, with the host unchanged - rules that nftables does not take or that cut SSH,
     settings that C(sshd) does not take or that another line beats, a login user without an authorized key.
   - A change that nobody confirmed is undone before the next one.

@@ -46,7 +46,8 @@ def test_a_rotation_is_a_release_with_a_new_key_that_knows_the_old_one(world: Wo
     assert key.fallbacks == (Fallback(old.value, NOW + 14 * DAY),)
     world.assert_consistent(world.spec("1.0"))
     configured = json.loads(world.site.release_configuration(2).read_text())
-    assert configured["secret_key_file"] == "/site/config/secrets/2/secret_key"
+    assert configured["secret_key_file"] == "/run/secrets/secret_key"
+    assert (world.site.memory / "2" / "secret_key").read_text() == key.value
     assert (world.site.secrets(2) / "secret_key").read_text() == key.value
     assert (world.site.secrets(1) / "secret_key").read_text() == old.value  # the old release ran with it to its end
     assert (world.site.secrets(2) / "TOKEN").read_text() == "the-token\n"
