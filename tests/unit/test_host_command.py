@@ -139,6 +139,12 @@ def test_sites_that_are_not_there(host: Host) -> None:
     assert "no backups set up" in host.run("backup", "polls").stderr
 
 
+def test_a_lost_private_part_is_no_backup_without_alarm(host: Host) -> None:
+    (host.root / "etc/polls.json").unlink()
+    result = host.run("backup", "polls")
+    assert (result.returncode, "etc/polls.json is missing" in result.stderr) == (1, True)
+
+
 def running(host: Host) -> None:
     state = {"Status": "running", "StartedAt": "x", "ExitCode": 0, "OOMKilled": False}
     host.answer("inspect.json", json.dumps([{"State": state, "RestartCount": 1}]))

@@ -83,14 +83,14 @@ class Site:
         return read_object(path)
 
     def settings(self) -> Settings:
-        """Read what the role backup has written, the private part too."""
-        if not self.settings_path.exists():
-            raise CommandError(
-                f'The site "{self.name}" has no backups set up: run the role backup ({self.settings_path} is missing).'
-            )
+        """Read what the role backup has written, the private part too: without it nobody would be told of a failure."""
         private = self.private / f"{self.name}.json"
-        values = read_object(self.settings_path)
-        return Settings(values, read_object(private) if private.exists() else {}, self.settings_path)
+        for path in (self.settings_path, private):
+            if not path.exists():
+                raise CommandError(
+                    f'The site "{self.name}" has no backups set up: run the role backup ({path} is missing).'
+                )
+        return Settings(read_object(self.settings_path), read_object(private), self.settings_path)
 
     @contextlib.contextmanager
     def lock(self, what: str, wait: bool = False) -> Iterator[None]:
