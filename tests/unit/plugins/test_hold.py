@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -45,9 +46,13 @@ def test_a_hold_is_never_seen_without_its_deadline(tmp_path: Path, monkeypatch: 
 def test_a_maintenance_window_is_prolonged_while_its_process_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     monkeypatch.setattr(hold, "BEAT", 0.02)
     gate = Maintenance(tmp_path / "maintenance")
     gate.shut(3)
+    monkeypatch.setattr(os, "open", full)  # what a window is for may fill the disk
     first = gate.path.stat().st_mtime
     time.sleep(0.3)
     assert gate.path.stat().st_mtime > first + 0.1
