@@ -129,7 +129,8 @@ def steps() -> Iterator[Step]:
     yield Step("lint", "format", ("ruff", "format", "--check", "."))
     yield Step("lint", "mypy", ("mypy",))
     yield Step("lint", "shellcheck", ("shellcheck", "--external-sources", *shell_scripts()))
-    yield Step("unit", "pytest", ("pytest", "tests/unit"), count_pytest)
+    # Half of their time is waiting: two at a time.
+    yield Step("unit", "pytest", ("pytest", "tests/unit", "-n", "2", "--dist", "loadfile"), count_pytest)
     yield Step("app", "django", ("python", "manage.py", "test"), count_django, "app")
     yield Step("setup", "pytest", ("pytest", "tests/setup"), count_pytest)
     yield Step("demo", "fresh", ("ansible-playbook", "playbooks/sandbox.yml", "-e", "sandbox_state=absent"))
@@ -178,12 +179,15 @@ def excerpt(log: str) -> str:
     return "\n".join(f"    {line}" for line in lines[max(start, 0) :][:EXCERPT])
 
 
-def run_lane(steps: deque[Step], more: deque[Step], interrupted: threading.Event) -> Counts:
-    """Run a lane's steps, then those that both lanes share; return what they count."""
+def run_lane(steps: deque[Step], more: deque[Step], interrupted: threading.Event, failed: list[Step]) -> Counts:
+    """Run a lane's steps, then those that both lanes share; return what they count, list what failed."""
     total = Counts(0, 0)
     for queue in (steps, more):
         while not interrupted.is_set() and (step := next_of(queue)):
-            total += run(step, interrupted)
+            counts = run(step, interrupted)
+            if counts.failed:
+                failed.append(step)
+            total += counts
     return total
 
 
@@ -256,14 +260,17 @@ def main() -> int:
     ordered = deque(step for step in todo if step.group != "molecule")
     shared = deque(step for step in todo if step.group == "molecule")
     interrupted = threading.Event()
+    failed: list[Step] = []
     with ThreadPoolExecutor(2) as lanes:
-        results = [lanes.submit(run_lane, steps, shared, interrupted) for steps in (deque[Step](), ordered)]
+        results = [lanes.submit(run_lane, steps, shared, interrupted, failed) for steps in (deque[Step](), ordered)]
         try:
             total = results[0].result() + results[1].result()
         except KeyboardInterrupt:
             interrupted.set()
             raise
     print(f"\nThat took {time.monotonic() - started:.0f} s; the logs are in {LOGS.relative_to(PROJECT)}/.")
+    for step in failed:
+        print(f"Failed: {step.group}: {step.name}")
     print(f"{total.passed} passed, {total.failed} failed")
     return 1 if total.failed else 0
 

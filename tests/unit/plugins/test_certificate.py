@@ -117,7 +117,11 @@ def test_a_key_with_a_passphrase() -> None:
     assert "passphrase" in refusal(key=SITE.key_as(serialization.BestAvailableEncryption(b"secret")))
 
 
-@pytest.mark.parametrize("key", ["nonsense", SITE.pem, SITE.key_pem[:100], SITE.key_pem.replace("M", "!")])
+@pytest.mark.parametrize(
+    "key",
+    ["nonsense", SITE.pem, SITE.key_pem[:100], SITE.key_pem.replace("M", "!")],
+    ids=["nonsense", "certificate", "cut", "letters"],
+)
 def test_what_is_no_key(key: str) -> None:
     assert "no private key in PEM" in refusal(key=key)
 
