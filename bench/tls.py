@@ -111,9 +111,8 @@ def make_certificate(lab: Lab) -> tuple[str, str]:
 
 def prepare(lab: Lab) -> None:
     """Put files where a release has them, and have the site's name lead to Nginx's container."""
-    address = lab.on(
-        HOST, "docker", "inspect", "--format", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "hostwright-nginx"
-    )
+    addresses = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    address = lab.on(HOST, "docker", "inspect", "--format", addresses, "hostwright-nginx")
     files = " && ".join(f"head -c {way.size} /dev/urandom > {RELEASE}/{way.file}" for way in WAYS)
     lab.on(HOST, "sh", "-c", f"mkdir -p {RELEASE} && {files} && echo '{address} {DOMAIN}' >> /etc/hosts")
 
