@@ -208,9 +208,11 @@ class Site:
         """
         places = {"data": f"data/{NAME}", "config": f"config/{NAME}", "run": f"web/{NAME}/run"}
         mounts = (f"--volume={ROOT / host}:/site/{name}" for name, host in places.items())
+        record = self.record
+        secrets = ROOT / "config" / NAME / "secrets" / str(record["release"])
         return self.lab.on(
-            HOST, "docker", "run", "--rm", "--network=none", "--cpus=0.4", "--read-only",
-            "--tmpfs=/tmp", *mounts, f"--env=HOSTWRIGHT_CONFIG={self.record['configuration']}",
+            HOST, "docker", "run", "--rm", "--network=none", "--cpus=0.4", "--read-only", "--tmpfs=/tmp", *mounts,
+            f"--volume={secrets}:/run/secrets:ro", f"--env=HOSTWRIGHT_CONFIG={record['configuration']}",
             "--entrypoint=python3", image, *words,
         )  # fmt: skip
 
