@@ -73,7 +73,7 @@ PLAYBOOK = """\
       rescue:
         - ansible.builtin.set_fact:
             said:
-              problem: "{{ ansible_failed_result.results | selectattr('failed') | map(attribute='msg') | join(' ') }}"
+              problem: "{{ ansible_failed_result.msg }}"
     - ansible.builtin.copy:
         content: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, 'said'))) | to_json }}"
         dest: "{{ playbook_dir }}/answers.json"
