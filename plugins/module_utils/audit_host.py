@@ -33,6 +33,8 @@ OTHERS = 0o007
 OWNERS = (0, 10001, 10002)  # root, the sites, Nginx
 PROXY = "docker-proxy"
 PASSWORDS = ("passwordauthentication", "kbdinteractiveauthentication")
+# With one of these a container gets out of itself: it loads modules, mounts, or reads any file of the host.
+ROOT_CAPABILITIES = ("ALL", "SYS_ADMIN", "SYS_MODULE", "DAC_READ_SEARCH")
 SOCKETS = ("/run/docker.sock", "/run/containerd/containerd.sock")
 # What must be nobody's but its owner's, or its owner's and its group's, with all that lies in it where it says **.
 PRIVATE = (
@@ -65,6 +67,8 @@ class Container:
     published: Mapping[Port, tuple[str, ...]] = field(default_factory=dict)
     privileged: bool = False
     host_network: bool = False
+    host_processes: bool = False
+    capabilities: tuple[str, ...] = ()
     sockets: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -229,6 +233,10 @@ def _container(one: Mapping[str, Any]) -> Container:
         published=published,
         privileged=bool(options.get("Privileged")),
         host_network=options.get("NetworkMode") == "host",
+        host_processes=options.get("PidMode") == "host",
+        capabilities=tuple(
+            name for name in options.get("CapAdd") or () if name.removeprefix("CAP_") in ROOT_CAPABILITIES
+        ),
         sockets=tuple(mount["Source"] for mount in one.get("Mounts") or () if gives_engine(mount.get("Source") or "")),
     )
 
@@ -341,9 +349,16 @@ def check_containers(containers: Sequence[Container], trusted: Sequence[str]) ->
         if container.privileged:
             what = "a container is privileged, which makes it root on the host"
             findings.append(Finding(FAIL, what, str(container), f"run it without --privileged, {do}"))
+        if container.capabilities:
+            what = "a container has capabilities that make it root on the host"
+            who = f"{container}, --cap-add {', '.join(container.capabilities)}"
+            findings.append(Finding(FAIL, what, who, f"run it without them, {do}"))
         if container.host_network:
             what = "a container shares the host's network, so that it can listen on any port"
             findings.append(Finding(WARN, what, str(container), f"run it without --network host, {do}"))
+        if container.host_processes:
+            what = "a container sees the host's processes, and with the right user reads their secrets"
+            findings.append(Finding(WARN, what, str(container), f"run it without --pid host, {do}"))
     return findings
 
 

@@ -306,6 +306,17 @@ class TestContainers:
         assert (finding.severity, finding.who) == (FAIL, "container db (postgres:17) mounts /var/run/docker.sock")
         assert self.findings("db", Mounts=mounts) == []
 
+    @pytest.mark.parametrize("capability", ["ALL", "SYS_ADMIN", "CAP_SYS_MODULE", "DAC_READ_SEARCH"])
+    def test_capability_as_good_as_all_privileges(self, capability: str) -> None:
+        (finding,) = self.findings(HostConfig={"CapAdd": ["NET_BIND_SERVICE", capability]})
+        assert (finding.severity, capability in finding.who) == (FAIL, True)
+
+    def test_capability_of_its_own_matters_only(self) -> None:
+        assert self.findings(HostConfig={"CapAdd": ["NET_BIND_SERVICE"], "PidMode": ""}) == []
+
+    def test_processes_of_the_host(self) -> None:
+        assert [finding.severity for finding in self.findings(HostConfig={"PidMode": "host"})] == [WARN]
+
     def test_privileged(self) -> None:
         (finding,) = self.findings(HostConfig={"Privileged": True})
         assert (finding.severity, finding.who) == (FAIL, "container db (postgres:17)")
