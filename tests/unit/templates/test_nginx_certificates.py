@@ -40,6 +40,19 @@ def test_port_443_is_published_with_tls_only(role: Role) -> None:
     assert value(role, "__nginx_ports", nginx_tls="acme", nginx_https_port=444) == ["80:8080", "444:8443"]
 
 
+def test_values_that_cannot_work_are_named(role: Role) -> None:
+    def wrong(**variables: Any) -> list[str]:
+        return [one.partition(":")[0] for one in value(role, "__nginx_wrong", nginx_tls="files", **variables)]
+
+    assert wrong() == wrong(nginx_addresses=["203.0.113.5", "[2001:db8::5]"], nginx_tls_hsts=300) == []
+    for address in ("300.1.1.1", "1.2.3", "203.0.113.5.", "2001:db8::5", "eth0", ""):
+        assert wrong(nginx_addresses=["127.0.0.1", address]) == ["nginx_addresses"]
+    assert wrong(nginx_addresses=[]) == ["nginx_addresses"]
+    assert wrong(nginx_https_port="80", nginx_tls_hsts=-1) == ["nginx_https_port", "nginx_tls_hsts"]
+    assert wrong(nginx_tmp="lots") == ["nginx_tmp"]
+    assert value(role, "__nginx_wrong", nginx_tls="off", nginx_https_port=80) == []
+
+
 def test_given_certificates_are_judged_and_handed_on(role: Role) -> None:
     assert value(role, "__nginx_given", nginx_tls="files") == [
         {"name": "polls", "domains": ["polls.example.org"], "certificate": "chain", "key": "key"},
