@@ -226,3 +226,17 @@ print((peak() - base) // 1024)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(result.stdout) < 10, f"{result.stdout} MiB for 20 000 files"
+
+
+def test_what_a_killed_restore_left_is_not_backed_up_and_goes_with_the_next_one(release: Release) -> None:
+    put(release, "deep/a.txt", b"aa")
+    left = release.root / "media" / "deep" / ".hostwright-restore-x1"
+    left.mkdir()
+    (left / "file").write_bytes(b"a")
+    manifest = make(release, with_media=True)
+    assert (manifest["media"]["files"], manifest["media"]["skipped_total"]) == (1, 0)
+    assert left.exists()
+    (release.root / "media" / "deep" / "a.txt").unlink()
+    backup = catalogue.Backup(release.backups, manifest["id"])
+    assert media.put_back(backup, manifest, release.root / "media") == 1
+    assert [path.name for path in (release.root / "media" / "deep").iterdir()] == ["a.txt"]

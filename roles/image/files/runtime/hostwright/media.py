@@ -6,6 +6,7 @@ a file's name need not be text.
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import stat
 import tempfile
@@ -25,6 +26,7 @@ SHARES = 24
 _NAMES = 100  # so many of a kind are named in the manifest; all are counted
 _ATTEMPTS = 3
 _SEEN = 50000
+_COMING = b".hostwright-restore-"  # begins the name of a directory in which a file is put back
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -67,7 +69,7 @@ class Tree:
 
     def look(self) -> None:
         """Remember which files are there: before the database is copied, so that what vanishes can be told."""
-        for path, entry in _walk(self._source):
+        for path, entry in _walk(self._source, coming=False):
             if _is_file(entry):
                 self._known.execute("INSERT INTO file (path, was_there) VALUES (?, 1) ON CONFLICT DO NOTHING", (path,))
 
@@ -92,7 +94,7 @@ class Tree:
             share = (previous[1]["media"]["share"] + 1) % SHARES
             self._remember(*previous)
         skipped, changed, mended = Named(), Named(), Named()
-        for path, entry in _walk(self._source):
+        for path, entry in _walk(self._source, coming=False):
             if not _is_file(entry):
                 skipped.add(path)
                 continue
@@ -246,6 +248,10 @@ def put_back(backup: Backup, manifest: dict[str, Any], destination: Path) -> int
     count = 0
     root = os.fsencode(destination)
     real = os.path.realpath(root)
+    for top, names, _ in os.walk(root):
+        for name in [name for name in names if name.startswith(_COMING)]:  # a restore was killed here
+            shutil.rmtree(os.path.join(top, name), ignore_errors=True)  # noqa: PTH118 (bytes)
+            names.remove(name)
     for sha256, path in _listed(backup, manifest):
         target = os.path.join(root, path)  # noqa: PTH118 (bytes)
         parent = os.path.dirname(target)  # noqa: PTH120 (bytes)
@@ -257,7 +263,7 @@ def put_back(backup: Backup, manifest: dict[str, Any], destination: Path) -> int
                 f"{shown(target)}: its directory is a link out of {destination}: nothing is written there."
             )
         os.makedirs(parent, mode=0o755, exist_ok=True)  # noqa: PTH103 (bytes)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=b".hostwright-") as scratch:
+        with tempfile.TemporaryDirectory(dir=parent, prefix=_COMING) as scratch:
             temporary = os.path.join(scratch, b"file")  # noqa: PTH118 (bytes)
             found, _ = _copy(os.path.join(os.fsencode(backup.media), path), temporary)  # noqa: PTH118 (bytes)
             if found != sha256:
@@ -279,8 +285,11 @@ def _is_file(entry: os.DirEntry[bytes]) -> bool:
     return entry.is_file(follow_symlinks=False)
 
 
-def _walk(root: bytes, below: bytes = b"") -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
-    """Yield all below a directory but directories, with the path from there; links are not followed."""
+def _walk(root: bytes, below: bytes = b"", coming: bool = True) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
+    """Yield all below a directory but directories, with the path from there; links are not followed.
+
+    Without ``coming`` what a killed restore has left half put back is no file of the site's.
+    """
     try:
         entries = os.scandir(os.path.join(root, below) if below else root)  # noqa: PTH118 (bytes)
     except FileNotFoundError:
@@ -291,7 +300,8 @@ def _walk(root: bytes, below: bytes = b"") -> Iterator[tuple[bytes, os.DirEntry[
         for entry in entries:
             path = below + b"/" + entry.name if below else entry.name
             if entry.is_dir(follow_symlinks=False):
-                yield from _walk(root, path)
+                if coming or not entry.name.startswith(_COMING):
+                    yield from _walk(root, path, coming)
             else:
                 yield path, entry
 
