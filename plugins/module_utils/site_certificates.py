@@ -97,4 +97,5 @@ def _digest(text: str) -> str:
 
 
 def _lines(text: str) -> str:
-    return text.strip() + "\n"
+    """End each line as this system does: what is read back from the disk does so."""
+    return "\n".join(text.strip().splitlines()) + "\n"

@@ -47,6 +47,13 @@ def test_given_certificates_are_put_in_place_once(store: Store) -> None:
     assert not of(store, given("polls"))
 
 
+def test_the_line_ends_of_another_system_are_no_change(store: Store) -> None:
+    windows = given("polls") | {"certificate": "chain\r\none\r\n", "key": "key\r\none"}
+    of(store, windows).place()
+    assert store.read("polls") == Pair("chain\none\n", "key\none\n")
+    assert not of(store, windows)
+
+
 @pytest.mark.parametrize("spoilt", ["chain", "key", "mode", "status"])
 def test_what_differs_is_a_change(store: Store, spoilt: str) -> None:
     of(store, given("polls")).place()
