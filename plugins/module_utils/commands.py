@@ -10,6 +10,7 @@ from dataclasses import dataclass
 SEARCH_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/snap/bin")
 NOT_FOUND = 127
 TIMED_OUT = 124
+KILLED = 128 + 9  # as a shell and the Engine tell of a SIGKILL
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,13 @@ class Answer:
     def ok(self) -> bool:
         """Whether the program ended with exit status 0."""
         return self.status == 0
+
+    @property
+    def end(self) -> str:
+        """How the program ended, for a message."""
+        if self.status == KILLED:
+            return f"it was killed (exit status {KILLED}), as a program is that needs more memory than it may have"
+        return f"it ended with exit status {self.status}"
 
     @property
     def said(self) -> str:

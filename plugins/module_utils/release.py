@@ -384,7 +384,7 @@ class Releaser:
             self.containers.remove(name)
             done = self.engine.run(self.containers.hook(name, spec, new.number, command), spec.migrate_timeout)
             if done.status != 0:
-                raise ReleaseError(self.progress.step, f"it ended with exit status {done.status}", tail(done.said))
+                raise ReleaseError(self.progress.step, done.end, tail(done.said))
 
     def _after(self, new: Attempt, spec: Spec) -> None:
         """Run the commands that follow a release, in its container.
@@ -402,7 +402,7 @@ class Releaser:
             if done.status != 0:
                 raise ReleaseError(
                     self.progress.step,
-                    f"it ended with exit status {done.status}. The release is live; run the command again with "
+                    f"{done.end}. The release is live; run the command again with "
                     f"'hostwright manage {self.site.name} -- {' '.join(command)}'",
                     tail(done.said),
                 )

@@ -237,10 +237,8 @@ class Restorer(Releaser):
         words = source.words(database(new.generation))
         done = self.engine.run(self.containers.filler(spec, new.number, source.directory, *words), time_limit)
         if done.status != 0:
-            said = tail(done.said, SAID_LINES).rstrip(".")
-            raise ReleaseError(
-                self.progress.step, f"it ended with exit status {done.status}: {said}. Nothing was changed"
-            )
+            reason = ": ".join(filter(None, (done.end, tail(done.said, SAID_LINES).rstrip("."))))
+            raise ReleaseError(self.progress.step, f"{reason}. Nothing was changed")
         try:
             self.restored.answer = json.loads(done.stdout.splitlines()[-1])
         except (ValueError, IndexError) as error:

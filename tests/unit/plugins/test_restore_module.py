@@ -262,6 +262,19 @@ def test_a_damaged_archive_is_found_before_anything_is_touched(host: Host) -> No
     assert host.picture() == before
 
 
+def test_a_restore_without_enough_memory_is_told(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.release("1.0")
+    shelve(host.shelf)
+    before = host.picture()
+    run = PretendedEngine._do_run
+    monkeypatch.setattr(
+        PretendedEngine, "_do_run", lambda engine, words: Answer(137) if "restore" in words else run(engine, words)
+    )
+    error = host.restore_fails()
+    assert "it was killed (exit status 137), as a program is that needs more memory than it may have. N" in str(error)
+    assert host.picture() == before
+
+
 def test_a_disk_without_room_is_told_with_numbers(host: Host) -> None:
     host.release("1.0")
     shelve(host.shelf, database={"bytes": 10**18})
