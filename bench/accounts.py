@@ -183,9 +183,9 @@ def judge(database: Path) -> Judgement:
 
 
 def _judge(connection: sqlite3.Connection) -> Judgement:
-    found = [str(line[0]) for line in connection.execute("PRAGMA integrity_check(3)")]
-    if found != ["ok"]:
-        return Judgement({}, f"it is damaged: {found[0]}")
+    (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        return Judgement({}, f"it is damaged: {' '.join(found.splitlines())}")
     balances = dict(connection.execute("SELECT id, balance FROM account").fetchall())
     count, last = connection.execute("SELECT count(*), ifnull(max(id), 0) FROM move").fetchone()
     rows = {"account": len(balances), "move": count}
