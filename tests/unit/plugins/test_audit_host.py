@@ -103,7 +103,7 @@ class Invented(AuditedHost):
         self.processes: dict[str, Process] = {}
         self.write("run/systemd/system/x", "")
         self.write("var/lib/apt/lists/partial", "", age=DAY)
-        self.write("var/lib/apt/lists/deb.debian.org_debian_dists_trixie_InRelease", "", age=90 * DAY)
+        self.write("var/lib/apt/lists/mirror.example_debian_dists_trixie_InRelease", "", age=90 * DAY)
         self.write("srv/hostwright/web/polls/run/current/release.json", '{"container": "polls-7"}')
         self.write("srv/hostwright/config/polls/backup.json", '{"directory": "/var/backups/hostwright/polls"}')
 
@@ -434,7 +434,7 @@ class TestUpgrades:
         what = "whether security upgrades wait cannot be told: the package lists were refreshed 9.0 days ago"
         assert found(host) == [(WARN, what)]
         host.write("var/lib/apt/lists/partial", "")
-        host.at("var/lib/apt/lists/deb.debian.org_debian_dists_trixie_InRelease").unlink()
+        host.at("var/lib/apt/lists/mirror.example_debian_dists_trixie_InRelease").unlink()
         assert found(host)[0][1].endswith("the package lists were never refreshed")
 
 
