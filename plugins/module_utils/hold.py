@@ -5,6 +5,7 @@ The sign is a file whose modification time is the deadline. Whoever made it may 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -64,7 +65,9 @@ class Maintenance(Gate):
     def _go_on(self, seconds: float) -> None:
         while not self._over.wait(min(BEAT, seconds / 3)):
             self.deadline = time.time() + seconds
-            os.utime(self.path, (self.deadline, self.deadline))  # no file is made: the disk may be full by now
+            # No file is made: the disk may be full by now. One that somebody has removed stays so; the guard will tell.
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self.path, (self.deadline, self.deadline))
 
     def open(self) -> None:
         """Let requests through again."""

@@ -62,6 +62,16 @@ def test_a_maintenance_window_is_prolonged_while_its_process_lives(
     assert not gate.path.exists()
 
 
+def test_a_maintenance_window_that_somebody_removed_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hold, "BEAT", 0.02)
+    gate = Maintenance(tmp_path / "maintenance")
+    gate.shut(3)
+    gate.path.unlink()
+    time.sleep(0.1)
+    assert not gate.path.exists()
+    gate.open()
+
+
 def test_connections_are_counted_where_nginx_is(tmp_path: Path) -> None:
     listing = tmp_path / "proc" / "7" / "net" / "unix"
     listing.parent.mkdir(parents=True)
