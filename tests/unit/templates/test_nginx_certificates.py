@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.hostwright.django.plugins.module_utils import cron
 
 from tests.unit.templates.rendering import Role
 
+CONTAINER = "community.docker.docker_container"
 SITES = [
     {"name": "polls", "domains": ["polls.example.org"], "certificate": "chain", "certificate_key": "key"},
     {"name": "blog", "domains": ["blog.example.org", "www.blog.example.org"]},
@@ -38,6 +40,12 @@ def test_without_tls_nothing_of_it_is_there(role: Role, off: object) -> None:
 def test_port_443_is_published_with_tls_only(role: Role) -> None:
     assert value(role, "__nginx_ports", nginx_tls="files") == ["80:8080", "443:8443"]
     assert value(role, "__nginx_ports", nginx_tls="acme", nginx_https_port=444) == ["80:8080", "444:8443"]
+
+
+def test_port_443_is_closed_when_tls_is_turned_off(role: Role) -> None:
+    tasks = yaml.safe_load((role.path / "tasks" / "run.yml").read_text())
+    [container] = [task[CONTAINER] for task in tasks if CONTAINER in task]
+    assert container["comparisons"]["published_ports"] == "strict"  # by default a port more is no difference
 
 
 def test_values_that_cannot_work_are_named(role: Role) -> None:
