@@ -100,9 +100,10 @@ def _check_purpose(own: x509.Certificate) -> None:
     except x509.ExtensionNotFound:
         constraints = None
     if constraints is not None and constraints.ca:
-        raise CertificateError(
-            f"the first certificate, {_name(own.subject)}, is a CA's: put the site's own certificate before it"
-        )
+        hint = "put the site's own certificate before it"
+        if own.issuer == own.subject:
+            hint += ", or, if you made it yourself, make it again with basicConstraints=CA:FALSE"
+        raise CertificateError(f"the first certificate, {_name(own.subject)}, is a CA's: {hint}")
     try:
         usages = own.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:

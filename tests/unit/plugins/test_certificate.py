@@ -146,7 +146,15 @@ def test_a_chain_out_of_order_or_with_a_stranger(chain: str) -> None:
 
 def test_the_ca_first() -> None:
     assert "does not match" in refusal(chain=MIDDLE.pem + SITE.pem)
-    assert "is a CA's" in refusal(MIDDLE, chain=MIDDLE.pem + ROOT.pem)
+    message = refusal(MIDDLE, chain=MIDDLE.pem + ROOT.pem)
+    assert "is a CA's" in message
+    assert "CA:FALSE" not in message
+
+
+def test_one_signed_by_itself_as_openssl_makes_it() -> None:
+    message = refusal(make("example.org", ca=True))
+    assert "CN=example.org, is a CA's" in message
+    assert "make it again with basicConstraints=CA:FALSE" in message
 
 
 def test_an_expired_one() -> None:
