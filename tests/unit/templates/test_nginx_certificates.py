@@ -61,6 +61,19 @@ def test_values_that_cannot_work_are_named(role: Role) -> None:
     assert value(role, "__nginx_wrong", nginx_tls="off", nginx_https_port=80) == []
 
 
+def test_a_limit_of_logins_that_would_limit_nothing_is_named(role: Role) -> None:
+    def wrong(rate: str, path: str) -> list[str]:
+        sites = [{**SITES[0], "login_path": path}, SITES[1]]
+        return [one.partition(":")[0] for one in value(role, "__nginx_wrong", nginx_sites=sites, nginx_login_rate=rate)]
+
+    for rate, path in (("", ""), ("", "/login/"), ("10r/m", "/login/"), ("1r/s", "/login/")):
+        assert wrong(rate, path) == []
+    for rate in ("10/m", "10", "0r/m", "10r/h"):
+        assert wrong(rate, "/login/") == ["nginx_login_rate"]
+    assert wrong("10r/m", "") == ["nginx_login_rate"]
+    assert wrong("10r/m", "login/") == ["login_path (site_login_path)"]
+
+
 def test_given_certificates_are_judged_and_handed_on(role: Role) -> None:
     assert value(role, "__nginx_given", nginx_tls="files") == [
         {"name": "polls", "domains": ["polls.example.org"], "certificate": "chain", "key": "key"},
