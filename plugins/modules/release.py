@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -415,7 +415,8 @@ def described(site: Site) -> str:
         configuration.pop(path, None)
     configuration["server"].pop("socket", None)
     parts = [*live.spec.get("workers", {}), *live.spec.get("jobs", {})]
-    return _text(live.image, live.source_digest, live.container, parts, (), configuration)
+    asked = {"egress": True, **live.spec}  # as Spec.of_record has it
+    return _text(live.image, live.source_digest, live.container, parts, (), configuration | _beside(asked))
 
 
 def difference(before: str, outcome: Outcome, spec: Spec, site: Site) -> dict[str, str]:
@@ -426,9 +427,20 @@ def difference(before: str, outcome: Outcome, spec: Spec, site: Site) -> dict[st
     migrations = [f"{name}{waiting}" for name in outcome.migrations]
     container = f"{site.name}-{outcome.release}"
     after = _text(
-        spec.image, spec.source_digest, container, [*spec.workers, *spec.jobs], migrations, spec.configuration
+        spec.image,
+        spec.source_digest,
+        container,
+        [*spec.workers, *spec.jobs],
+        migrations,
+        spec.configuration | _beside(spec.recorded()),
     )
     return {"before": before, "after": after, "before_header": "release", "after_header": f"release {outcome.release}"}
+
+
+def _beside(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes another release though it is no part of the site's configuration."""
+    names = ("egress", "jobs", "limits", "static_url", "stop_timeout", "workers")
+    return {name: asked[name] for name in names if name in asked}
 
 
 def _text(

@@ -1406,6 +1406,20 @@ def test_the_difference_shows_what_the_user_changed_and_no_numbers(world: World)
     assert module.difference(before, world_none(world), SPEC, world.site) == {}
 
 
+def test_the_difference_shows_what_is_beside_the_configuration(world: World) -> None:
+    world.release("1.0")
+    changed = {
+        "egress": True,
+        "limits": dataclasses.replace(SPEC.limits, memory="1g"),
+        "workers": {"mailer": ("send", "--loop")},
+    }
+    before = module.described(world.site)
+    outcome = world.release("1.0", **changed)
+    shown = module.difference(before, outcome, world.spec("1.0", **changed), world.site)
+    come = {line.strip(" ,") for line in set(shown["after"].splitlines()) - set(shown["before"].splitlines())}
+    assert {'"egress": true', '"memory": "1g"', '"mailer": [', '"--loop"'} < come
+
+
 def world_none(world: World) -> Outcome:
     """Return the outcome of a run with nothing to do."""
     return Outcome("none", 1, world.site.current_record())
