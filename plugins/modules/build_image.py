@@ -208,7 +208,7 @@ def build(parameters: dict[str, Any]) -> None:
         shutil.unpack_archive(parameters["context"], directory, "tar")
         with (Path(directory) / "Dockerfile").open("a") as dockerfile:
             dockerfile.write(f"\n{label(parameters)}\n")
-        command = ["docker", "build", "--network", "host", "--tag", parameters["reference"]]
+        command = ["docker", "build", "--force-rm", "--network", "host", "--tag", parameters["reference"]]
         for name, base in bases_of(parameters).items():
             command += ["--build-arg", f"{name}={base.tag if isinstance(base, Base) else base}"]
         environment = {**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "BUILDKIT_PROGRESS": "plain"}
