@@ -8,11 +8,13 @@ from django.contrib.staticfiles import finders
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
+from django.http import HttpResponse
 from django.test import Client, RequestFactory, TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 from django.views.defaults import server_error
+from mysite.middleware import content_security_policy
 
 from .models import Choice, Question
 
@@ -265,8 +267,21 @@ class PageTests(PollsTestCase):
         for url in ("/", "/nowhere/", reverse("admin:login")):
             with self.subTest(url):
                 policy = self.client.get(url).headers["Content-Security-Policy"]
-                self.assertIn("default-src 'self';", policy)
-                self.assertNotIn("unsafe", policy)
+                self.assertEqual(
+                    dict(directive.strip().split(" ", 1) for directive in policy.split(";")),
+                    {
+                        "default-src": "'self'",
+                        "base-uri": "'none'",
+                        "form-action": "'self'",
+                        "frame-ancestors": "'none'",
+                        "object-src": "'none'",
+                    },
+                )
+
+    def test_a_page_may_have_a_content_security_policy_of_its_own(self):
+        page = HttpResponse(headers={"Content-Security-Policy": "default-src 'none'"})
+        answer = content_security_policy(lambda _: page)(RequestFactory().get("/"))
+        self.assertEqual(answer.headers["Content-Security-Policy"], "default-src 'none'")
 
     @override_settings(DEBUG=True)
     def test_the_pages_for_developers_have_none(self):
