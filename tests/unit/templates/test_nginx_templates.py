@@ -81,7 +81,8 @@ def test_media_are_served_and_never_run(role: Role) -> None:
     assert "location ^~ /media/ {" in come
     media = block(site(role, media_url="/media/"), "location ^~ /media/")
     assert f"alias {WEB}/media/;" in media
-    assert "sandbox" in media
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; sandbox"
+    assert f'add_header Content-Security-Policy "{policy}" always;' in media
 
 
 def test_static_files_are_where_the_project_says(role: Role) -> None:
@@ -224,7 +225,58 @@ def test_unknown_hosts_get_no_answer(role: Role) -> None:
     default = block(files(role)["nginx.conf"], "server {")
     assert "listen 8080 default_server;" in default
     assert "return 444;" in block(default, "location / {")
-    assert "if ($remote_addr != 127.0.0.1)" in block(default, "location = /-/hostwright/nginx")
+    probe = block(default, "location = /-/hostwright/nginx")
+    assert "return 444;" in block(probe, "if ($remote_addr != 127.0.0.1)")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "server_tokens off;",
+        "client_header_timeout 15s;",
+        "client_body_timeout 30s;",
+        "send_timeout 30s;",
+        "keepalive_timeout 65s;",
+        "large_client_header_buffers 4 16k;",
+        "reset_timedout_connection on;",
+        "access_log /dev/stdout main;",
+    ],
+)
+def test_limits_and_the_log_are_every_server_s(role: Role, line: str) -> None:
+    text = files(role)["nginx.conf"]
+    assert f"\n    {line}\n" in text
+    assert text.count(line.partition(" ")[0]) == 1 or line.startswith("access_log")
+
+
+def test_who_asked_is_in_the_log(role: Role) -> None:
+    text = files(role)["nginx.conf"]
+    assert "\nerror_log stderr warn;\n" in text
+    assert "log_format main '$remote_addr $host [$time_iso8601] " in text
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("X-Content-Type-Options", "nosniff"),
+        ("X-Frame-Options", "SAMEORIGIN"),
+        ("Referrer-Policy", "same-origin"),
+        ("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
+        ("Cross-Origin-Opener-Policy", "same-origin"),
+    ],
+)
+def test_a_security_header_is_added_where_the_site_sends_none(role: Role, header: str, value: str) -> None:
+    text = files(role)["nginx.conf"]
+    theirs = f"$upstream_http_{header.lower().replace('-', '_')}"
+    found = re.search(rf"map {re.escape(theirs)} (\$\w+)", text)
+    assert found
+    assert [line.strip() for line in block(text, f"map {theirs}").split(";")] == [f'"" "{value}"', 'default ""', ""]
+    assert f"\n    add_header {header} {found[1]} always;\n" in site(role)
+
+
+def test_the_page_for_maintenance_is_not_kept(role: Role) -> None:
+    page = block(site(role), "location = /-/hostwright/unavailable.html")
+    assert "internal;" in page
+    assert "add_header Cache-Control no-store always;" in page
 
 
 @pytest.mark.parametrize(
