@@ -206,6 +206,23 @@ class TestLook:
             Open(Port(6379), (ANY,), "redis-server (pid 7) of redis-server.service", False, close),
             Open(Port(68, "udp"), (ANY,), "dhclient (pid 8)", False, "have it listen on 127.0.0.1, or stop it"),
         )
+        notes = looked(host).notes
+        assert notes["containers"] == "1 running, 1 of them publish ports to others"
+        assert notes["UDP (not tried from outside)"] == "68, 5353 open to others"
+
+    @pytest.mark.parametrize(("address", "outer"), [("057100CB", True), ("010011AC", False)])
+    def test_only_an_address_of_the_engines_networks_hides_a_port(
+        self, host: Invented, address: str, outer: bool
+    ) -> None:
+        host.write("proc/net/tcp", TCP.replace("00000000:18EB", f"{address}:18EB"))
+        assert [one.addresses for one in looked(host).held] == ([("203.0.113.5",)] if outer else [])
+
+    def test_engine_that_does_not_answer(self, host: Invented) -> None:
+        host.answers["docker info"] = Answer(1, "", "Cannot connect to the Docker daemon\n")
+        host.answers["systemctl show"] = Answer(0, "LoadState=loaded\nActiveState=active\n")
+        seen = looked(host)
+        assert [finding.severity for finding in seen.findings] == [FAIL]
+        assert seen.notes["engine"] == "no Docker Engine answers"
 
     def test_old_engine(self, host: Invented) -> None:
         host.answers["docker info"] = Answer(0, json.dumps({"ServerVersion": "19.03.8"}))
@@ -230,6 +247,11 @@ class TestHold:
             "container db (postgres:17)",
             "postgres (pid 9)",
         ]
+
+    def test_address_by_ipv6_is_written_as_docker_takes_it(self) -> None:
+        container = Container(ID, "db", "postgres:17", {Port(5432): ("::",)})
+        (held,) = hold([container], [], {}, ())
+        assert held.close == "publish it on 127.0.0.1:5432 instead of [::]:5432, or not at all"
 
     def test_program_in_a_container_with_the_hosts_network(self) -> None:
         container = Container(ID, "monitor", "netdata:2", host_network=True)
@@ -282,7 +304,7 @@ class TestParsing:
         assert [address for address, outer in addresses.items() if outer] == ["203.0.113.5", "2001:db8::5"]
         assert {"172.17.0.1", "172.18.0.1", "2001:db8::f00"} <= set(addresses)
 
-    @pytest.mark.parametrize("text", ["", "not JSON", "{}"])
+    @pytest.mark.parametrize("text", ["", "not JSON", '{"message": "no"}'])
     def test_answer_that_says_nothing(self, text: str) -> None:
         assert parse_containers(text) == ()
         assert parse_bridges(text) == ()
@@ -347,7 +369,8 @@ class TestSecrets:
             if directory != host.root and directory.is_relative_to(host.root):
                 directory.chmod(0o700)
         ((severity, text),) = found(host)
-        assert (severity, text.rpartition(": ")[2]) == (FAIL, f"/{path} has mode {mode:04o}")
+        who = "others" if mode & 0o007 else "its group"
+        assert (severity, text) == (FAIL, f"{who} may read or change what is secret: /{path} has mode {mode:04o}")
         file.chmod(mode & 0o700)
         assert found(host) == []
 
@@ -402,6 +425,8 @@ class TestSqlite:
         ((severity, text),) = found(host)
         assert severity == WARN
         assert "polls-7 is not running" in text
+        host.answers["docker exec"] = Answer(1)
+        assert found(host) == [(WARN, "the SQLite of the live release cannot be told: polls-7: no answer")]
 
     def test_record_that_cannot_be_read(self, host: Invented) -> None:
         host.write("srv/hostwright/web/polls/run/current/release.json", "{")
@@ -414,6 +439,8 @@ class TestSsh:
         host.answers["sshd -T"] = Answer(0, SSHD.replace(f"{keyword} no", f"{keyword} yes") + "port 2222\n")
         seen = looked(host)
         assert [(finding.severity, finding.who) for finding in seen.findings] == [(WARN, f"sshd -T: {keyword} yes")]
+        assert seen.findings[0].what == "SSH lets in whoever knows a password"
+        assert seen.notes["SSH"] == "port 22, 2222, password login yes, root login without-password"
         assert seen.ssh_ports == (22, 2222)
 
     def test_root_with_a_password(self) -> None:
@@ -436,6 +463,15 @@ class TestUpgrades:
         host.write("var/lib/apt/lists/partial", "")
         host.at("var/lib/apt/lists/mirror.example_debian_dists_trixie_InRelease").unlink()
         assert found(host)[0][1].endswith("the package lists were never refreshed")
+        host.write("var/lib/apt/lists/mirror.example_debian_dists_trixie_InRelease", "")
+        host.at("var/lib/apt/lists/partial").unlink()
+        assert found(host)[0][1].endswith("the package lists were never refreshed")
+
+    def test_five_of_many_are_named(self, host: Invented) -> None:
+        lines = [f"Inst p{number} (1 Debian-Security:13/stable-security [amd64])\n" for number in range(7)]
+        for count, end in ((5, "p4"), (6, "p4 and 1 more"), (7, "p4 and 2 more")):
+            host.answers["apt-get --simulate"] = Answer(0, "".join(lines[:count]))
+            assert found(host) == [(WARN, f"{count} security upgrades wait: p0, p1, p2, p3, {end}")]
 
 
 class TestFirewall:
@@ -453,3 +489,4 @@ class TestFirewall:
         host.answers |= {command: Answer(0, text) for command, text in answers.items()}
         host.write("etc/ufw/ufw.conf", f"# ENABLED=yes\nENABLED={ufw}\n")
         assert host.firewall().partition(" (")[0] == name
+        assert looked(host).notes["firewall"].partition(" (")[0] == (name or "none is known")
