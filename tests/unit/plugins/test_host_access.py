@@ -40,6 +40,7 @@ class Host:
         self.table = False
         self.missing: set[str] = set()
         self.when_timer_starts: list[bool] = []
+        self.checked = ""
         self.listen = ["0.0.0.0:22", "[::]:22"]
         self.defaults = {"passwordauthentication": "yes", "maxauthtries": "6", "authorizedkeysfile": f"{root}/%u/keys"}
         for directory in ("etc/ssh/sshd_config.d", "proc/net", "sys/class/net", f"{USER}", "bin"):
@@ -84,6 +85,8 @@ class Host:
         self.calls.append(words)
         if command[0] in self.missing:
             return Answer(NOT_FOUND)
+        if words.startswith("nft --check"):
+            self.checked = Path(command[-1]).read_text(encoding="utf-8")
         if any(words.startswith(start) for start in self.fails):
             return Answer(1, stderr=f"{command[0]}: no")
         if command[0] == "nft" and "list" in command:
@@ -115,7 +118,8 @@ class Host:
                 for included in sorted(pattern.parent.glob(pattern.name)):
                     self.read(included, connection, found)
             elif keyword == "Match":
-                applies = value == "User root" and connection.startswith("user=root,")
+                kind, _, wanted = value.partition(" ")
+                applies = f"{'addr' if kind == 'Address' else kind.lower()}={wanted}" in connection.split(",")
             elif applies and keyword and not keyword.startswith("#"):
                 found.setdefault(keyword.lower(), value)
 
@@ -135,6 +139,8 @@ def test_change_that_is_confirmed_stays(host: Host) -> None:
     assert host.state() == set()
     assert host.calls[-1] == "systemctl stop hostwright-undo.timer"
     assert host.firewall.read_text().splitlines()[0] == "define ssh_ports = { 22, 2222 }"
+    assert host.checked == host.firewall.read_text()
+    assert [path.stat().st_mode & 0o777 for path in (host.firewall, host.drop_in)] == [0o600, 0o600]
     assert host.drop_in.read_text().splitlines()[1:] == ["PasswordAuthentication no", "MaxAuthTries 4"]
     assert not host.apply()
     assert host.state() == set()
@@ -144,8 +150,10 @@ def test_change_that_is_not_confirmed_is_undone(host: Host) -> None:
     host.apply(ssh=False)
     host.access.confirm()
     before = host.firewall.read_text()
-    assert host.apply(rules=RULES.replace("80", "81"))
+    host.calls.clear()
+    assert host.apply(ssh=False, rules=RULES.replace("80", "81"))
     assert host.firewall.read_text() != before
+    assert "systemctl reload-or-restart hostwright-firewall.service" in host.calls
     host.undo()
     assert host.firewall.read_text() == before
     assert not host.drop_in.exists()
@@ -239,6 +247,18 @@ def test_failure_is_undone_at_once(host: Host, command: str) -> None:
     assert host.state() == set()
 
 
+def test_firewall_that_is_not_there_afterwards_is_undone(host: Host) -> None:
+    def deaf(command: Sequence[str]) -> Answer:
+        answer = host(command)
+        host.table = False
+        return answer
+
+    host.access.run = deaf
+    with pytest.raises(ProblemError, match="the table is not there afterwards"):
+        host.apply()
+    assert not host.firewall.exists()
+
+
 def test_settings_that_do_not_show_afterwards_are_undone(host: Host) -> None:
     host.main(f"Include {host.root}/elsewhere/*.conf\nInclude /etc/ssh/sshd_config.d/*.conf\n")
     (host.root / "elsewhere").mkdir()
@@ -254,8 +274,16 @@ def test_settings_that_do_not_show_afterwards_are_undone(host: Host) -> None:
     assert not host.drop_in.exists()
 
 
-def test_rules_that_nft_refuses(host: Host) -> None:
+@pytest.mark.parametrize("check", [False, True])
+def test_rules_that_nft_refuses(host: Host, check: bool) -> None:
     host.fails = {"nft --check"}
+    with pytest.raises(ProblemError, match="nftables does not take"):
+        host.apply(check=check)
+    assert host.state() == set()
+
+
+def test_without_nft_nothing_changes(host: Host) -> None:
+    host.missing = {"nft"}
     with pytest.raises(ProblemError, match="nftables does not take"):
         host.apply()
     assert host.state() == set()
@@ -272,6 +300,8 @@ def test_rules_that_nft_refuses(host: Host) -> None:
         "tcp dport { 1-1024 } counter drop",
         "tcp dport { 443, 2222 } drop",
         "udp dport 53 accept; tcp dport 22 drop # closed",
+        "udp dport 53 accept\n        tcp dport 22 drop",
+        "tcp dport $ssh_ports counter\n        drop",
     ],
 )
 def test_rule_that_cuts_ssh(host: Host, rule: str) -> None:
@@ -288,6 +318,8 @@ def test_rule_that_cuts_ssh(host: Host, rule: str) -> None:
         "udp dport 22 drop",
         'iifname "wg0" accept',
         "tcp dport 25 drop # not 22",
+        "tcp dport { https, 25-smtp } drop",
+        "tcp dport $ssh_ports accept\n        drop",
     ],
 )
 def test_rule_that_leaves_ssh(rule: str) -> None:
@@ -307,9 +339,12 @@ def test_line_that_comes_later_does_no_harm(host: Host) -> None:
     assert host.apply()
 
 
-def test_block_for_a_user_that_comes_first(host: Host) -> None:
-    (host.drop_in.parent / "05.conf").write_text("Match User root\n  PasswordAuthentication yes\n", encoding="utf-8")
-    with pytest.raises(ProblemError, match="would not hold for the user root"):
+@pytest.mark.parametrize(
+    ("block", "user"), [("User root", "root"), (f"User {USER}", USER), ("Address 192.0.2.7", "root")]
+)
+def test_block_that_comes_first(host: Host, block: str, user: str) -> None:
+    (host.drop_in.parent / "05.conf").write_text(f"Match {block}\n  PasswordAuthentication yes\n", encoding="utf-8")
+    with pytest.raises(ProblemError, match=f"would not hold for the user {user}"):
         host.apply()
 
 
@@ -334,6 +369,16 @@ def test_root_who_logged_in_is_not_shut_out(host: Host) -> None:
     host.access.session = Session("root", "192.0.2.7", 22)
     with pytest.raises(ProblemError, match="logged in as root"):
         host.access.apply("", (), {"PermitRootLogin": "no"}, 60, True)
+    assert host.access.apply("", (), {"PermitRootLogin": "prohibit-password"}, 60, True).changed
+    host.access.session = Session(USER, "192.0.2.7", 22)
+    assert host.access.apply("", (), {"PermitRootLogin": "no"}, 60, True).changed
+
+
+def test_without_a_session_the_servers_ports_stay_open(host: Host) -> None:
+    host.access.session = None
+    (host.root / USER / "keys").unlink()  # nobody who logged in could be shut out
+    assert host.apply()
+    assert host.firewall.read_text().splitlines()[0] == "define ssh_ports = { 22 }"
 
 
 def test_host_without_a_server_or_a_session(host: Host) -> None:
@@ -352,15 +397,17 @@ def test_host_without_a_server_or_a_session(host: Host) -> None:
     ],
 )
 def test_way_out_is_not_inside(host: Host, table: str, row: str) -> None:
-    (host.root / "proc/net" / table).write_text(row + "\n", encoding="ascii")
+    inner = row.replace("br-lan", "docker0").replace("0" * 8, "000011AC", 1)
+    (host.root / "proc/net" / table).write_text(f"{row}\n{inner}\n", encoding="ascii")
     with pytest.raises(ProblemError, match=r'(?s)interface br-lan leads out.*"br-\*"'):
         host.apply(inside=["docker0", "br-*"])
-    assert host.apply(inside=["docker0", "br-0123456789ab"])
+    assert host.apply(inside=["docker0", "br-la0", "br-0123456789ab"])
 
 
-def test_bridge_to_more_than_containers_is_not_inside(host: Host) -> None:
+@pytest.mark.parametrize("below", ["device", "lower_eth0"])
+def test_bridge_to_more_than_containers_is_not_inside(host: Host, below: str) -> None:
     network = host.root / "sys/class/net"
-    for path in ("docker0/brif/veth1", "veth1", "br-lan/brif/eth1", "eth1/device"):
+    for path in ("docker0/brif/veth1", "veth1", "br-lan/brif/eth1", f"eth1/{below}"):
         (network / path).mkdir(parents=True)
     with pytest.raises(ProblemError, match="interface br-lan leads out"):
         host.apply(inside=["docker0", "br-*"])
