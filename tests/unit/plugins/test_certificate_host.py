@@ -120,6 +120,31 @@ class TestTheStore:
         store.tidy("polls")
         assert [str(path.relative_to(tmp_path)) for path in (tmp_path / ".pairs/polls").iterdir()] == [staged]
 
+    def test_a_key_of_another_owner_is_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        store = Store(tmp_path)
+        store.switch("polls", store.stage("polls", made()))
+        status = (tmp_path / "polls" / "privkey.pem").stat()
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        for owner, there in (((status.st_uid, status.st_gid), True), ((status.st_uid + 1, status.st_gid), False)):
+            monkeypatch.setattr(certificate_host, "NGINX", owner)
+            assert (store.read("polls") is not None) == there
+
+    def test_a_key_is_nobody_else_s_from_the_start(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = []
+        monkeypatch.setattr(os, "fchmod", lambda file, _: seen.append(stat.S_IMODE(os.fstat(file).st_mode)))
+        umask = os.umask(0)
+        try:
+            Store(tmp_path).stage("polls", made())
+        finally:
+            os.umask(umask)
+        assert seen == [0o400, 0o400]
+
+    def test_what_a_killed_run_has_left_is_no_hindrance(self, tmp_path: Path) -> None:
+        store, pair = Store(tmp_path), made()
+        (tmp_path / ".polls.new").symlink_to("nowhere")
+        store.switch("polls", store.stage("polls", pair))
+        assert store.read("polls") == pair
+
     def test_sites_whose_names_begin_alike_are_left_alone(self, tmp_path: Path) -> None:
         store, pair = Store(tmp_path), made()
         for site in ("polls", "polls-2"):
@@ -144,6 +169,7 @@ class TestTheStore:
         store.note("polls", None)
         store.note("none", None)
         assert store.status() == {"shop": {"expires": "now"}}
+        assert stat.S_IMODE((tmp_path / "tls" / "status.json").stat().st_mode) == 0o644
         (tmp_path / "tls" / "status.json").write_text("{")
         assert store.status() == {}
 
@@ -169,6 +195,8 @@ class TestTheFirst:
         assert "--domain example.org --domain www.example.org" in words
         assert f"--webroot --webroot-path {pretended.root}/acme-challenge" in words
         assert "--keep-until-expiring" in words
+        assert "--email a@example.org" in words
+        assert pretended.environments[0] == {}
         assert f"--config-dir {pretended.root}/acme/config" in words
 
     def test_a_private_ca_and_no_address(self, authority: Authority, pretended: Pretended) -> None:
@@ -209,6 +237,10 @@ class TestTheNext:
         assert authority.store.read("polls") == pretended.next
         assert authority.store.status()["polls"]["expires"] == "2027-02-11T12:00:00Z"
         assert pretended.nginx() == ["-t -q", "-s reload"]
+
+    def test_one_that_was_taken_away_is_pending(self, authority: Authority) -> None:
+        authority.store.switch("polls", None)
+        assert pending(authority.store, "polls", WANTED)
 
     @pytest.mark.parametrize("changed", [{"names": ["example.org"]}, {"directory": "https://other.example/"}])
     def test_other_names_and_another_ca_are_pending(self, authority: Authority, changed: dict[str, Any]) -> None:
@@ -278,6 +310,12 @@ class TestTheNext:
         authority = replace(authority, clock=(NOW + timedelta(hours=hours)).timestamp)
         authority.see_to("polls", WANTED)
         assert authority.store.read("polls") == pretended.next
+
+    def test_what_is_no_certificate(self, authority: Authority, pretended: Pretended, first: Pair) -> None:
+        pretended.next = Pair("nonsense", first.key)
+        assert "openssl cannot read the new certificate" in refusal(authority)
+        assert authority.store.read("polls") == first
+        assert pretended.nginx() == []
 
     def test_a_clock_that_is_a_minute_late_is_none(self, authority: Authority, pretended: Pretended) -> None:
         pretended.next = made(NOW + timedelta(minutes=1))
