@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import stat
 import subprocess
 import syslog
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -368,6 +370,21 @@ class TestTheCommand:
         assert main(["--root", str(pretended.root)]) == 0
         assert main(["--root", str(pretended.root / "nowhere")]) == 0
         assert capsys.readouterr() == ("", "")
+
+    def test_one_run_waits_for_another(self, pretended: Pretended) -> None:
+        second = threading.Thread(target=main, args=(["--root", str(pretended.root)],))
+        with (pretended.root / "acme" / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            second.start()
+            second.join(0.3)
+            assert pretended.calls == []
+        second.join(30)
+        assert pretended.calls
+
+    def test_only_a_site_that_is_named(self, pretended: Pretended) -> None:
+        (pretended.root / "acme/sites/blog.json").write_text(json.dumps(WANTED))
+        assert main(["--root", str(pretended.root), "blog"]) == 0
+        assert set(Authority(pretended.root, pretended).store.status()) == {"blog"}
 
     def test_a_site_that_is_not_there(self, pretended: Pretended, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as caught:
