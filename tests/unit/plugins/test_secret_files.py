@@ -77,9 +77,25 @@ def test_what_the_engine_or_a_killed_run_has_left_is_put_right(rest: Rest) -> No
 
 
 def test_what_is_being_written_at_rest_is_no_secret(rest: Rest) -> None:
-    (rest.path / "2" / ".TOKEN.new").write_text("half")
+    (rest.path / "2" / ".NEXT.new").write_text("half")
     rest.provide()
-    assert ".TOKEN.new" not in rest.copies()
+    assert rest.copies().keys() == {"TOKEN", "secret_key"}
+
+
+def test_what_is_in_use_is_never_missing(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+    rest.provide()
+    (rest.memory / "2" / "GONE").touch()
+    removed: list[str] = []
+    unlink = Path.unlink
+
+    def watched(path: Path, missing_ok: bool = False) -> None:
+        removed.append(path.name)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", watched)
+    rest.provide()
+    assert not {"TOKEN", "secret_key"} & set(removed)
+    assert "GONE" in removed
 
 
 @pytest.fixture
@@ -99,9 +115,11 @@ def boots(rest: Rest) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_boot_makes_all_of_them_again(installed: Rest) -> None:
+    (installed.path / ".3.new").mkdir()
     done = boots(installed)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [installed.copies(number)["TOKEN"] for number in (1, 2)] == ["token 1\n", "token 2\n"]
+    assert {path.name for path in installed.memory.iterdir()} == {"1", "2"}
 
 
 def test_a_site_whose_secrets_are_broken_keeps_no_other_from_its_own(installed: Rest) -> None:

@@ -321,9 +321,10 @@ def test_the_secret_key_is_the_live_release_s(site: Site) -> None:
     assert site.secret_key() == SecretKey("one")
     commit(site, record(2))
     assert site.secret_key() == SecretKey("two")
-    (site.secrets(2) / "secret_key_fallbacks").write_text("{")
-    with pytest.raises(ReleaseError, match=r"secrets is broken: .*Expecting property name"):
-        site.secret_key()
+    for broken, what in (("{", "Expecting property name"), ('[{"key": "one"}]', "is not a list of keys")):
+        (site.secrets(2) / "secret_key_fallbacks").write_text(broken)
+        with pytest.raises(ReleaseError, match=f"secrets is broken: .*{what}"):
+            site.secret_key()
 
 
 def test_the_next_number_is_above_every_trace(site: Site) -> None:

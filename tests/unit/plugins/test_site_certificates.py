@@ -129,6 +129,16 @@ def test_without_tls_certificate_and_key_go(store: Store) -> None:
     assert set(store.status()) == {"shop"}
 
 
+@pytest.mark.parametrize("left", ["certificate", "status"])
+def test_what_a_killed_run_has_left_of_a_site_without_tls_goes(store: Store, left: str) -> None:
+    of(store, given("polls")).place()
+    store.note("polls", None) if left == "certificate" else store.switch("polls", None)
+    change = of(store, sites=["polls"])
+    assert change
+    change.remove()
+    assert (store.current("polls"), store.status()) == (None, {})
+
+
 def test_certificates_come_before_the_files_that_name_them_and_go_after_them(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
