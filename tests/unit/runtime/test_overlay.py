@@ -48,6 +48,10 @@ def test_production() -> None:
     assert given["DEBUG"] is True
 
 
+def test_a_site_for_every_host_trusts_no_other_origin() -> None:
+    assert overlay(project(), replace(RELEASE, allowed_hosts=("*",)), "key")["CSRF_TRUSTED_ORIGINS"] == []
+
+
 def test_static_url_only_where_the_deployment_gives_one() -> None:
     assert "STATIC_URL" not in overlay(project(), RELEASE, "key")
     assert overlay(project(), replace(RELEASE, static_url="/s/"), "key")["STATIC_URL"] == "/s/"
