@@ -84,6 +84,7 @@ class TestPorts:
         published = Open(Port(53, "udp"), EVERYWHERE, "container dns (dns:1)", True, "publish it elsewhere")
         (finding,) = judge([program, published], outcome(22))
         assert finding.what == "UDP port 53 is published, and is not declared"
+        assert finding.who == "container dns (dns:1) on 0.0.0.0, ::; UDP was not tried"
         assert "name 53/udp in audit_ports" in finding.do
         assert judge_ports([published], [outcome(22)], [Port(22), Port(53, "udp")]) == []
 
@@ -111,9 +112,14 @@ class TestTheLookFromOutside:
         assert "1132 of 1132 ports" in finding.who
 
     def test_lines_tell_what_answered_and_what_not(self) -> None:
-        lines = seen_from_outside([outcome(22, 80), Outcome(V6, tried=9), Outcome("w", skipped="no name")])
+        everything = Outcome(V4, tuple(range(1, 1133)), 0, 1132)
+        lines = seen_from_outside(
+            [outcome(22, 80), outcome(), everything, Outcome(V6, tried=9), Outcome("w", skipped="no name")]
+        )
         assert lines == [
             f"{V4}: TCP 22, 80 answered; of 1002 ports 1000 were refused, 0 silent",
+            f"{V4}: nothing answered; of 1000 ports 1000 were refused, 0 silent",
+            f"{V4}: 1132 ports answered; of 1132 ports 0 were refused, 0 silent",
             f"{V6}: not judged, nothing came back from 9 ports",
             "w: not judged, no name",
         ]

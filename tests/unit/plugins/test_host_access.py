@@ -173,6 +173,17 @@ def test_first_firewall_is_undone_to_none(host: Host) -> None:
     assert "undo: systemctl --no-block stop hostwright-firewall.service" in (host.root / "undo.calls").read_text()
 
 
+def test_nobody_else_writes_what_root_runs(host: Host) -> None:
+    umask = os.umask(0)
+    try:
+        host.apply()
+    finally:
+        os.umask(umask)
+    undo = host.root / "etc/hostwright/undo"
+    for path in (undo, undo / "armed", undo / "armed/undo"):
+        assert path.stat().st_mode & 0o022 == 0, path
+
+
 def test_undoing_goes_on_after_a_crash(host: Host) -> None:
     host.apply()
     undo = host.root / "etc/hostwright/undo"
@@ -279,6 +290,18 @@ def test_rules_that_nft_refuses(host: Host, check: bool) -> None:
     host.fails = {"nft --check"}
     with pytest.raises(ProblemError, match="nftables does not take"):
         host.apply(check=check)
+    assert host.state() == set()
+
+
+@pytest.mark.parametrize("command", ["sshd -T", f"sshd -T -C user={USER}"])
+def test_settings_that_sshd_refuses(host: Host, command: str) -> None:
+    def said(words: Sequence[str]) -> Answer:
+        file = words[words.index("-f") + 1] if "-f" in words else f"{host.root}/etc/ssh/sshd_config"
+        return Answer(255, stderr=f"{file}: line 2") if " ".join(words).startswith(command) else host(words)
+
+    host.access.run = host.access.ssh.run = said
+    with pytest.raises(ProblemError, match=rf"does not take .*\s+where: {host.root}/etc/ssh/sshd_config: line 2\n"):
+        host.apply()
     assert host.state() == set()
 
 
