@@ -108,6 +108,7 @@ class TestTheStore:
         store.switch("polls", store.stage("polls", pair))
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "polls").iterdir()}
         assert modes == {"fullchain.pem": 0o644, "privkey.pem": 0o400}
+        assert stat.S_IMODE((tmp_path / "polls").stat().st_mode) == 0o755
         assert store.read("polls") == pair
         (tmp_path / "polls" / "privkey.pem").chmod(0o444)
         assert store.read("polls") is None
@@ -166,12 +167,16 @@ class TestTheStore:
 
     def test_status(self, tmp_path: Path) -> None:
         store = Store(tmp_path / "tls")
-        store.note("polls", {"expires": "then"})
+        umask = os.umask(0o077)
+        try:
+            store.note("polls", {"expires": "then"})
+        finally:
+            os.umask(umask)
+        assert stat.S_IMODE((tmp_path / "tls" / "status.json").stat().st_mode) == 0o644
         store.note("shop", {"expires": "now"})
         store.note("polls", None)
         store.note("none", None)
         assert store.status() == {"shop": {"expires": "now"}}
-        assert stat.S_IMODE((tmp_path / "tls" / "status.json").stat().st_mode) == 0o644
         (tmp_path / "tls" / "status.json").write_text("{")
         assert store.status() == {}
 
