@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -200,6 +201,17 @@ def test_unconfirmed_change_goes_before_the_next(host: Host) -> None:
     assert not host.firewall.exists()
 
 
+def test_confirming_waits_for_what_is_being_undone(host: Host) -> None:
+    host.apply()
+    undo = host.root / "etc/hostwright/undo"
+    (undo / "armed").rename(undo / "undoing")
+    end = threading.Timer(0.3, host.undo)
+    end.start()
+    with pytest.raises(ProblemError, match="no new connection came in time"):
+        host.access.confirm()
+    end.join()
+
+
 def test_nothing_to_confirm(host: Host) -> None:
     with pytest.raises(ProblemError, match="there is no change to confirm"):
         host.access.confirm()
@@ -268,6 +280,13 @@ def test_firewall_that_is_not_there_afterwards_is_undone(host: Host) -> None:
     with pytest.raises(ProblemError, match="the table is not there afterwards"):
         host.apply()
     assert not host.firewall.exists()
+
+
+def test_change_that_cannot_be_undone_is_told(host: Host) -> None:
+    host.fails = {"sshd -t", "systemctl start hostwright-undo.service"}
+    with pytest.raises(ProblemError, match="cannot be undone"):
+        host.apply()
+    assert host.state() == {"armed"}
 
 
 def test_settings_that_do_not_show_afterwards_are_undone(host: Host) -> None:
