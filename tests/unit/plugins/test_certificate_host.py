@@ -223,6 +223,17 @@ class TestTheFirst:
         assert pending(authority.store, "polls", WANTED)
         assert pretended.nginx() == []
 
+    def test_what_the_ca_said_is_told_where_certbot_does_not(self, authority: Authority, pretended: Pretended) -> None:
+        pretended.fails["certbot"] = "An unexpected error occurred:\nAttributeError: can't set attribute\n"
+        log = pretended.root / "acme" / "logs" / "letsencrypt.log"
+        log.parent.mkdir()
+        log.write_text(
+            "Traceback\nacme.messages.Error: urn:a:rateLimited :: There were too many :: try tomorrow\n\nDuring\n"
+        )
+        assert "\nThe CA said: urn:a:rateLimited :: There were too many :: try tomorrow\n" in refusal(authority)
+        pretended.fails["certbot"] = "Some error: try tomorrow"
+        assert "The CA said" not in refusal(authority)
+
 
 class TestTheNext:
     @pytest.fixture(autouse=True)
