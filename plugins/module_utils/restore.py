@@ -238,7 +238,8 @@ class Restorer(Releaser):
         done = self.engine.run(self.containers.filler(spec, new.number, source.directory, *words), time_limit)
         if done.status != 0:
             reason = ": ".join(filter(None, (done.end, tail(done.said, SAID_LINES).rstrip("."))))
-            raise ReleaseError(self.progress.step, f"{reason}. Nothing was changed")
+            kept = "The database was not changed; some missing uploads may be back" if media else "Nothing was changed"
+            raise ReleaseError(self.progress.step, f"{reason}. {kept}")
         try:
             self.restored.answer = json.loads(done.stdout.splitlines()[-1])
         except (ValueError, IndexError) as error:
@@ -275,12 +276,14 @@ class Restorer(Releaser):
                 "Nothing was changed",
             )
         unknown = new.found.get("unknown") or []
+        back = self.restored.answer.get("media_restored", 0)
+        kept = f"The database was not changed; missing uploads are back: {back}" if back else "Nothing was changed"
         # Django keeps the lines of applications that are gone, and of squashed migrations: the same code ran with them.
         if unknown and self._made_by() != spec.image:
             raise ReleaseError(
                 "compare the restored database with the code",
                 f"{self.restored.source.name} has migrations that {spec.image} lacks, so it is newer than the code: "
-                f"{', '.join(unknown)}. {self._cure()} Nothing was changed",
+                f"{', '.join(unknown)}. {self._cure()} {kept}",
             )
         self._migrate(new, migrator, Move(0, tuple(new.found["pending"])), float(spec.migrate_timeout))
         return migrator

@@ -301,6 +301,19 @@ def test_missing_uploads_are_put_back_and_others_stay(host: Host) -> None:
     assert found == {"mine.txt": "newer", "other.txt": "other", "gone.txt": "gone"}
 
 
+def test_a_restore_that_fails_when_uploads_are_back_says_so(host: Host) -> None:
+    host.release("1.0")
+    name = shelve(host.shelf, migrations=MIGRATIONS, version="2.0")
+    (host.shelf / f"{name}.media").mkdir()
+    (host.shelf / f"{name}.media" / "gone.txt").write_text("gone")
+    assert "The database was not changed; missing uploads are back: 1" in str(host.restore_fails())
+    assert (host.site.media / "gone.txt").exists()
+    (host.site.media / "gone.txt").unlink()
+    with (host.shelf / f"{name}.sqlite3.zst").open("r+b") as file:
+        file.write(b"X")
+    assert "The database was not changed; some missing uploads may be back" in str(host.restore_fails())
+
+
 def test_an_import_is_a_restore_of_a_file(host: Host) -> None:
     host.release("2.0")
     host.shelf.mkdir()
