@@ -156,7 +156,7 @@ class HostAccess:
                 Problem(
                     "a rule of the firewall would cut SSH off",
                     line,
-                    "correct hardening_extra_rules: they are looked at before SSH's own rule; nothing has been changed",
+                    "correct hardening_extra_rules: they are looked at before SSH's own rule; nothing was changed",
                 )
             )
         for name in sorted(self._outside()):
@@ -165,7 +165,7 @@ class HostAccess:
                     Problem(
                         f"the interface {name} leads out of the host; the firewall would take it for one of Docker's",
                         f'hardening_inside_interfaces: "{pattern}"',
-                        "name there only the bridges of Docker ('docker network ls'); nothing has been changed",
+                        "name there only the bridges of Docker ('docker network ls'); nothing was changed",
                     )
                 )
         if check and not self._has("nft"):
@@ -177,7 +177,7 @@ class HostAccess:
             if not answer.ok:
                 raise ProblemError(
                     Problem(
-                        "nftables does not take the firewall's rules; nothing has been changed",
+                        "nftables does not take the firewall's rules; nothing was changed",
                         answer.said.replace(candidate.name, str(self.firewall)),
                         "correct hardening_extra_rules; if no rule is named, the kernel has no nftables: leave the "
                         "firewall out with hardening_firewall: false",

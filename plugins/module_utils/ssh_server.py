@@ -180,7 +180,7 @@ class SshServer:
             f"settings of SSH would not hold for the user {user}, as other lines come first: {', '.join(keywords)}",
             "; ".join(rivals)
             or f"{self.directory}/sshd_config includes {self.drop_in.parent}/*.conf too late or not at all",
-            "remove these lines, or say in hardening_ssh_settings what they say; nothing has been changed",
+            "remove these lines, or say in hardening_ssh_settings what they say; nothing was changed",
         )
 
     def _lines(self, keywords: Sequence[str]) -> Iterator[str]:

@@ -47,7 +47,7 @@ class Undo:
             seconds: how long to wait for ``confirm``.
 
         Raises:
-            ProblemError: systemd does not take the timer; nothing has been changed.
+            ProblemError: systemd does not take the timer; nothing was changed.
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in ("arming", "confirmed", "undone"):
@@ -78,7 +78,7 @@ class Undo:
         if not started.ok:
             raise ProblemError(
                 Problem(
-                    "systemd does not take the timer that would undo the change; nothing has been changed",
+                    "systemd does not take the timer that would undo the change; nothing was changed",
                     started.said or "systemd-run",
                     f"see 'systemctl status {SERVICE} {TIMER}' on the host, then run again",
                 )

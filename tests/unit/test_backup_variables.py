@@ -110,7 +110,7 @@ def answers(output_and_answers: tuple[str, dict[str, dict[str, Any]]]) -> dict[s
 @pytest.mark.parametrize(("name", "words"), [(name, words) for name, _, words in WRONG])
 def test_refused(answers: dict[str, dict[str, Any]], name: str, words: str) -> None:
     assert words in answers[name]["problem"]
-    assert "Nothing has been changed." in answers[name]["problem"]
+    assert "Nothing was changed." in answers[name]["problem"]
 
 
 def test_no_secret_is_told(output_and_answers: tuple[str, dict[str, dict[str, Any]]]) -> None:

@@ -252,7 +252,7 @@ def test_lost_table_is_loaded_again(host: Host) -> None:
 
 def test_without_a_timer_nothing_changes(host: Host) -> None:
     host.fails = {"systemd-run"}
-    with pytest.raises(ProblemError, match="nothing has been changed"):
+    with pytest.raises(ProblemError, match="nothing was changed"):
         host.apply()
     assert not host.firewall.exists()
     assert "armed" not in host.state()
