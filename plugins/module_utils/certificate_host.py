@@ -36,6 +36,8 @@ UNREAD = ".unread"
 CLOCK_TOLERANCE = 300.0
 TIME_LIMIT = 600.0
 """Seconds that certbot may take for one site."""
+_HIDDEN = "AttributeError: can't set attribute"
+"""What the certbot of Debian 12 says instead of a CA's refusal, over which it fails."""
 _REFUSED = "acme.messages.Error: "
 """Begins the line of certbot's log that has a CA's refusal: type, what that means, and what the CA says."""
 _NOISE = (
@@ -275,17 +277,14 @@ class Authority:
                 for line in f"{done.stdout}\n{done.stderr}".splitlines()
                 if line.strip() and not line.startswith(_NOISE)
             ]
-            refusal = self._refusal(acme / "logs" / "letsencrypt.log")
-            if refusal and refusal.rpartition(" :: ")[2] not in done.stdout + done.stderr:
+            refusal = self._refusal(acme / "logs" / "letsencrypt.log") if _HIDDEN in said else ""
+            if refusal:
                 said.append(f"The CA said: {refusal}")
             raise CertificateProblem("\n".join(said[-12:]) or f"certbot ended with exit status {done.returncode}")
 
     @staticmethod
     def _refusal(log: Path) -> str:
-        """What the CA refused with, by the log of certbot's last run.
-
-        The certbot of Debian 12 fails over the CA's answer and prints "AttributeError: can't set attribute" instead.
-        """
+        """What the CA refused with, by the log of certbot's last run."""
         try:
             lines = log.read_text(errors="replace").splitlines()
         except OSError:
