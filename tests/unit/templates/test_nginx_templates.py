@@ -85,6 +85,15 @@ def test_media_are_served_and_never_run(role: Role) -> None:
     assert f'add_header Content-Security-Policy "{policy}" always;' in media
 
 
+def test_links_are_followed_to_the_live_release_s_static_files_and_nowhere_else(role: Role) -> None:
+    both = files(role, {**SITE, "media_url": "/media/"}, nginx_tls="acme", __nginx_tls_sites=["polls"])
+    assert "\n    disable_symlinks on;\n" in both["nginx.conf"]
+    plain, tls = both["sites/polls.conf"].split("\nserver {")[1:]
+    assert "disable_symlinks" not in plain  # that of nginx.conf counts
+    assert re.findall(r"disable_symlinks .*", tls) == [f"disable_symlinks on from={WEB}/run/current/static;"]
+    assert "\n    disable_symlinks" in tls  # the server's, so that it counts in every location
+
+
 def test_static_files_are_where_the_project_says(role: Role) -> None:
     gone, come = change(site(role), site(role, static_url="/assets/"))
     assert gone == ["location ^~ /static/ {", "rewrite ^/static/(.*)$ /$1 break;"]
