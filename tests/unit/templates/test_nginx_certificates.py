@@ -71,7 +71,55 @@ def test_a_limit_of_logins_that_would_limit_nothing_is_named(role: Role) -> None
     for rate in ("10/m", "10", "0r/m", "10r/h"):
         assert wrong(rate, "/login/") == ["nginx_login_rate"]
     assert wrong("10r/m", "") == ["nginx_login_rate"]
-    assert wrong("10r/m", "login/") == ["login_path (site_login_path)"]
+    for path in ("/", "/login", "/en/login/", "/a.b/вход/"):
+        assert wrong("10r/m", path) == []
+    for path in (
+        "login/",
+        "//login/",
+        "/a//login/",
+        "/../login/",
+        "/./",
+        "/a b",
+        "/a%20b",
+        "/a?next=/",
+        "/a\n",
+        "/$uri",
+        "/a;",
+        "/a{",
+    ):
+        assert wrong("10r/m", path) == ["login_path (site_login_path)"], path
+
+
+@pytest.mark.parametrize("name", ["static_url", "media_url"])
+def test_a_path_that_would_lead_out_of_its_directory_is_named(role: Role, name: str) -> None:
+    def wrong(path: str) -> list[str]:
+        sites = [{**SITES[0], name: path}, SITES[1]]
+        return [one.partition(":")[0] for one in value(role, "__nginx_wrong", nginx_sites=sites)]
+
+    for path in ("/files/", "/a/b.c/", "/v1..2/", "/a_~-9/", "/-/", "/-/hostwright2/"):
+        assert wrong(path) == [], path
+    for path in (
+        "/", "//", "/files", "files/", "/a//b/", "/../", "/a/../b/", "/./", "/.hidden/", "https://cdn.example.org/a/",
+        "//cdn.example.org/a/", "/a b/", "/a%20b/", '/a"/', "/a'/", "/a{/", "/a}/", "/a;/", "/a$uri/", "/a\\/",
+        "/a\n/", "/a/\n", "/a(b)/", "/a?b/", "/a#/", "/-/hostwright/", "/-/hostwright/a/",
+    ):  # fmt: skip
+        assert wrong(path) == [f"{name} (site_{name})"], path
+
+
+def test_a_name_that_is_no_directory_s_is_named(role: Role) -> None:
+    for name in ("../polls", "a/b", "a b", "a;", "polls\n", ""):
+        [wrong] = value(role, "__nginx_wrong", nginx_sites=[{**SITES[0], "name": name}])
+        assert wrong.startswith("name (site_name): "), name
+
+
+def test_static_files_have_a_path_and_one_of_their_own(role: Role) -> None:
+    def wrong(**paths: str) -> list[str]:
+        return list(value(role, "__nginx_wrong", nginx_sites=[{**SITES[0], **paths}]))
+
+    assert wrong(media_url="") == wrong(media_url="/static/media/") == []
+    assert wrong(media_url="/static/") == ['media_url (site_media_url): "/static/" is the path of the static files.']
+    [message] = wrong(static_url="")
+    assert message.startswith('static_url (site_static_url): "" must be a path like /files/: a slash at both ends,')
 
 
 def test_given_certificates_are_judged_and_handed_on(role: Role) -> None:
