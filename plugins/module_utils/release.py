@@ -661,7 +661,8 @@ class Releaser:
         (self.site.release(number) / "static").symlink_to(Path("../../../static") / str(number))
         shared = self.site.static / "shared"
         for path in target.rglob("*"):
-            if path.is_file() and HASHED_NAME.search(path.name):
+            # The image may hold a link to anything, and a hard link to that would be served.
+            if path.is_file() and not path.is_symlink() and HASHED_NAME.search(path.name):
                 link = shared / path.relative_to(target)
                 link.parent.mkdir(parents=True, exist_ok=True)
                 if not link.exists():

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ class Killed(BaseException):
 
 @dataclass
 class App:
-    """An image of a site: its migrations, its static files, and how it behaves."""
+    """An image of a site: its migrations, its static files (text, or where a link leads), and how it behaves."""
 
     migrations: tuple[str, ...] = ("polls.0001_initial",)
-    static: dict[str, str] = field(default_factory=lambda: {"site.css": "body {}"})
+    static: Mapping[str, str | Path] = field(default_factory=lambda: {"site.css": "body {}"})
     static_url: str | None = "/static/"
     healthy: bool = True
     dies: bool = False
@@ -248,7 +248,10 @@ class PretendedEngine(Engine):
         for name, text in self.images[container.image].static.items():
             path = Path(words[2]) / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            if isinstance(text, Path):
+                path.symlink_to(text)
+            else:
+                path.write_text(text)
         return Answer(0)
 
     def _do_run(self, words: list[str]) -> Answer:

@@ -937,6 +937,15 @@ def test_hashed_static_files_of_the_kept_releases_lie_together(world: World) -> 
     assert {path.name for path in shared.rglob("*.css")} == set()
 
 
+def test_a_link_among_the_static_files_is_not_shared(world: World, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.css"
+    secret.write_text("key")
+    world.offer("3.0", static={"plain.aaaaaaaaaaaa.css": "1", "link.bbbbbbbbbbbb.css": secret})
+    world.release("3.0")
+    assert [path.name for path in (world.site.static / "shared").iterdir()] == ["plain.aaaaaaaaaaaa.css"]
+    assert secret.stat().st_nlink == 1
+
+
 def test_images_that_no_kept_release_names_go_and_others_stay(world: World) -> None:
     images = world.engine.images
     foreign = {"polls:0.9": App(labels=()), "blog:1.0": App(labels=("hostwright=image",)), "polls:0.9-dev": App()}
