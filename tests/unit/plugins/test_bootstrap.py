@@ -60,11 +60,13 @@ def extracted(directory: Path, *layers: io.BytesIO | tarfile.TarFile) -> dict[st
     directory.mkdir()
     for layer in layers:
         tar = layer if isinstance(layer, tarfile.TarFile) else tarfile.open(fileobj=layer)  # noqa: SIM115
+        # As an attribute: the argument of `extract` came with Python 3.11.4, Debian 12 has 3.11.2.
+        tar.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)
         for member in tar:
             path = directory / member.name
             if path.is_symlink() or (path.exists() and not (path.is_dir() and member.isdir())):
                 path.unlink()
-            tar.extract(member, directory, filter="fully_trusted", set_attrs=not member.issym())
+            tar.extract(member, directory, set_attrs=not member.issym())
     found = {}
     for path in sorted(directory.rglob("*")):
         text = f"-> {path.readlink()}" if path.is_symlink() else path.read_text() if path.is_file() else "directory"

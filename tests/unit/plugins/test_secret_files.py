@@ -99,9 +99,10 @@ def test_what_is_in_use_is_never_missing(rest: Rest, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture
-def installed(rest: Rest) -> Rest:
+def installed(rest: Rest, owners: dict[str, tuple[int, int]]) -> Rest:
     """The program and its unit, as a release installs them."""
     boot.install(rest.root)
+    assert set(owners.values()) == {(0, 0)}
     return rest
 
 
