@@ -77,3 +77,64 @@ def test_set_up_says_which_python_it_needs(checkout: Path, tmp_path: Path) -> No
     assert done.returncode != 0
     assert "needs Python 3.11 or newer" in done.stderr
     assert not (checkout / ".venv").exists()
+
+
+def set_up_beside_nothing(checkout: Path, tmp_path: Path, *words: str) -> tuple[int, list[str]]:
+    """Set up with an Engine that does not answer; return the exit status, and what was called of pip and the system."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    calls = tmp_path / "calls"
+    calls.touch()
+    refusing = f'#!/bin/sh\necho "${{0##*/}} $*" >> {calls}\nexit 1\n'
+    # Stands for Python and for that of the virtual environment that it makes.
+    python = f"""#!/bin/sh
+case "$*" in
+    --version) echo Python 3.11.2 ;;
+    "-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-m pip"*) echo "$*" >> {calls} ;;
+esac
+"""
+    texts = {"python3": python, **dict.fromkeys(("docker", "dockerd", "apt-get", "apt-cache", "sudo", "sg"), refusing)}
+    for name, text in texts.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    done = subprocess.run(
+        ["scripts/setup", *words],
+        cwd=checkout,
+        env={
+            **environment(),
+            "PATH": f"{programs}{os.pathsep}{environment()['PATH']}",
+            "DOCKER_HOST": "tcp://127.0.0.1:9",
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode, calls.read_text().splitlines()
+
+
+def test_linters_and_unit_tests_need_the_virtual_environment_only(checkout: Path, tmp_path: Path) -> None:
+    status, calls = set_up_beside_nothing(checkout, tmp_path, "check")
+    assert status == 0
+    (call,) = calls
+    assert call.endswith("--requirement requirements-test.txt")
+    link = checkout / ".ansible" / "collections" / "ansible_collections" / "hostwright" / "django"
+    assert link.resolve() == checkout
+
+
+def test_a_deployment_needs_an_engine(checkout: Path, tmp_path: Path) -> None:
+    status, calls = set_up_beside_nothing(checkout, tmp_path)
+    assert (status, calls) == (1, ["docker version"])
+
+
+def test_linters_and_unit_tests_are_set_up_so(checkout: Path) -> None:
+    setup = checkout / "scripts" / "setup"
+    setup.write_text('#!/bin/sh\necho "$*" > asked\nexit 1\n')
+    for words, purpose in (
+        (["lint"], "check"), (["unit", "app"], "check"), (["lint", "setup"], "test"), ([], "test"), (["deep"], "test"),
+    ):  # fmt: skip
+        done = subprocess.run(
+            ["scripts/test", *words], cwd=checkout, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == (1, "0 passed, 1 failed\n")
+        assert (checkout / "asked").read_text().split() == [purpose]
