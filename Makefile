@@ -1,6 +1,6 @@
 # Hostwright's commands. The work is done by the scripts in scripts/; `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit browser molecule test-matrix bench docs clean
+.PHONY: help setup demo test test-deep lint unit browser molecule test-matrix bench docs clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -11,24 +11,27 @@ setup: ## Set this machine up as a control node: .venv, Docker Engine, nothing e
 demo: ## Set up, make a sandbox host, deploy app/ to it, print its address
 	@scripts/demo
 
-test: ## Everything below, on Debian 13 hosts
+test: ## lint, unit, demo, browser; the scenario of the whole stack and one for each role, on Debian 13 hosts
 	@scripts/test
 
-lint: ## ansible-lint, yamllint, ruff, mypy, shellcheck
+test-deep: ## The other scenarios: faults, kills, pushes, load, restores, HTTPS, several hosts
+	@scripts/test deep
+
+lint: ## ansible-lint, yamllint, ruff, mypy, shellcheck (needs Python, make and git only)
 	@scripts/test lint
 
-unit: ## Tests that need no host, and the tests of app/
+unit: ## Tests that need no host, and the tests of app/ (needs Python, make and git only)
 	@scripts/test unit app
 
 browser: ## Deploy to a fresh sandbox, vote in it with Chromium
 	@scripts/test demo browser
 
 molecule: ## Every Molecule scenario (one: molecule test -s NAME)
-	@scripts/test molecule
+	@scripts/test molecule deep
 
 test-matrix: ## Every Molecule scenario on Debian 12 and on Debian 13 hosts, the latter with the long run of kills
-	@MOLECULE_DEBIAN=12 scripts/test molecule
-	@HOSTWRIGHT_KILLS=full MOLECULE_DEBIAN=13 scripts/test molecule
+	@MOLECULE_DEBIAN=12 scripts/test molecule deep
+	@HOSTWRIGHT_KILLS=full MOLECULE_DEBIAN=13 scripts/test molecule deep
 
 bench: ## Measure, and rewrite docs/benchmarks.md (OPTIONS="--quick --only push": a look, without the file)
 	@scripts/setup test

@@ -4,6 +4,8 @@ A step is one command. A test runner's step counts its tests, any other step (a 
 scenario) counts as one. A failed step does not stop the next. What a step prints goes to .cache/logs/<step>.log;
 of a failed one the telling part is shown. One lane takes the scenarios, the other all else in its order, then scenarios
 too: much of a scenario is waiting, so that two fill two cores. Called by scripts/test.
+
+Every step belongs to one of two commands, `make test` and `make test-deep`: COMMANDS says by which groups.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,13 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 LOGS = PROJECT / ".cache" / "logs"
-GROUPS = ("lint", "unit", "app", "setup", "demo", "browser", "molecule")
+# `molecule` has the scenario of the whole stack and one a role, `deep` has the other scenarios.
+COMMANDS = {
+    "test": ("lint", "unit", "app", "setup", "demo", "browser", "molecule"),
+    "test-deep": ("deep",),
+}
+GROUPS = tuple(group for groups in COMMANDS.values() for group in groups)
+SCENARIOS = ("molecule", "deep")
 
 # A deployment with nothing to do may take so many SSH commands; a peer takes 32.
 ROUND_TRIPS = 12
@@ -146,8 +153,17 @@ def steps() -> Iterator[Step]:
         yield Step("demo", name, command)
     yield Step("demo", "development-again", ("ansible-playbook", "deploy.yml", "--limit", "dev"), count_unchanged)
     yield Step("browser", "pytest", ("pytest", "tests/browser"), count_pytest)
+    roles = {path.name for path in PROJECT.glob("roles/*")}
     for scenario in scenarios():
-        yield Step("molecule", scenario, ("molecule", "test", "--scenario-name", scenario))
+        group = "molecule" if scenario in {"default", *roles} else "deep"
+        yield Step(group, scenario, ("molecule", "test", "--scenario-name", scenario))
+
+
+def listing() -> Iterator[str]:
+    """Yield the lines of ``--list``: each command, and below it its steps."""
+    for command, groups in COMMANDS.items():
+        yield f"make {command}"
+        yield from (f"  {step.group}: {step.name}" for step in steps() if step.group in groups)
 
 
 def environment() -> dict[str, str]:
@@ -248,17 +264,25 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def main() -> int:
     """Run the chosen groups, all without an argument; return the exit status."""
     parser = argparse.ArgumentParser(description="Runs Hostwright's tests.")
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all if none is named")
-    chosen = parser.parse_args().groups or list(GROUPS)
+    known = f"of {', '.join(GROUPS)}; all but deep if none is named"
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=known)
+    parser.add_argument("--list", action="store_true", help="show the steps of each command, and run nothing")
+    arguments = parser.parse_args()
+    chosen = arguments.groups or COMMANDS["test"]
     if unknown := set(chosen) - set(GROUPS):
         parser.error(f"no such group: {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+    if arguments.list:
+        print("\n".join(listing()))
+        return 0
 
     started = time.monotonic()
-    shutil.rmtree(LOGS, ignore_errors=True)
-    LOGS.mkdir(parents=True)
     todo = [step for step in steps() if step.group in chosen]
-    ordered = deque(step for step in todo if step.group != "molecule")
-    shared = deque(step for step in todo if step.group == "molecule")
+    # The other command's logs stay.
+    LOGS.mkdir(parents=True, exist_ok=True)
+    for step in todo:
+        step.log.unlink(missing_ok=True)
+    ordered = deque(step for step in todo if step.group not in SCENARIOS)
+    shared = deque(step for step in todo if step.group in SCENARIOS)
     interrupted = threading.Event()
     failed: list[Step] = []
     with ThreadPoolExecutor(2) as lanes:
