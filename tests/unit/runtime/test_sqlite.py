@@ -75,3 +75,27 @@ print(type(dbapi2.connect(":memory:", factory=Own)).__name__)
 """
     result = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("too many SQL variables\nOwn\n", "")
+
+
+def test_connections_tell_every_limit(python: Path) -> None:
+    """Django 6.1 asks for the columns too, where it logs a query with its parameters (``last_executed_query``)."""
+    code = """
+import sqlite3, _sqlite3
+connection = sqlite3.connect(":memory:")
+names = [name for name in dir(_sqlite3) if name.startswith("SQLITE_LIMIT_")]
+found = {name.removeprefix("SQLITE_LIMIT_"): connection.getlimit(getattr(sqlite3, name)) for name in names}
+assert len(found) >= 12 and all(isinstance(limit, int) for limit in found.values())
+print(found["COLUMN"], found["ATTACHED"], found["WORKER_THREADS"])
+connection.execute(f"SELECT {','.join('1' * found['COLUMN'])}")
+try:
+    connection.execute(f"SELECT {','.join('1' * (found['COLUMN'] + 1))}")
+except sqlite3.OperationalError as error:
+    print(error)
+try:
+    connection.getlimit(-1)
+except sqlite3.ProgrammingError as error:
+    print(error)
+"""
+    result = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    expected = "2000 10 0\ntoo many columns in result set\n'category' is out of bounds\n"
+    assert (result.stdout, result.stderr) == (expected, "")

@@ -13,8 +13,8 @@ from hostwright.errors import HostwrightError
 # https://sqlite.org/wal.html, "The WAL-reset bug": 3.7.0 to 3.51.2, repaired in 3.51.3 and on two older lines.
 _FIRST_AFFECTED = (3, 7, 0)
 _REPAIRED = (3, 51, 3)
-# https://sqlite.org/limits.html: SQLITE_MAX_VARIABLE_NUMBER since 3.32.0, unless compiled with another.
-_VARIABLE_NUMBER = 32766
+# https://sqlite.org/c3ref/c_limit_attached.html: a limit begins as the compile option MAX_…, all but one do.
+_LIMIT = "SQLITE_LIMIT_"
 _FACTORY = 5  # where sqlite3.connect takes the connection's class among its positional arguments
 _REPAIRED_LINES = {(3, 50): 7, (3, 44): 6}
 
@@ -41,16 +41,20 @@ def replace() -> bool:
 
 
 def _add_limits(module: Any) -> None:
-    """Give the connections of pysqlite3 the ``getlimit`` of Python 3.11's sqlite3, as far as Django (6.1) asks."""
+    """Give the connections of pysqlite3 the ``getlimit`` of Python 3.11's sqlite3, which Django (6.1) asks."""
     import _sqlite3
+
+    names = [name for name in dir(_sqlite3) if name.startswith(_LIMIT)]
+    compiled = {getattr(_sqlite3, name): f"MAX_{name.removeprefix(_LIMIT)}" for name in names}
+    compiled[_sqlite3.SQLITE_LIMIT_WORKER_THREADS] = "DEFAULT_WORKER_THREADS"
 
     class Connection(module.Connection):  # type: ignore[misc]  # known at run time only
         def getlimit(self, category: int, /) -> int:
-            """Tell how many variables a statement may have, which is what the library was compiled with."""
-            if category != _sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER:
-                raise module.NotSupportedError(f"pysqlite3 does not tell the limit {category}")
+            """Tell a limit: pysqlite3 sets none, so that it is the one that the library was compiled with."""
+            if category not in compiled:
+                raise module.ProgrammingError("'category' is out of bounds")
             options = dict(row[0].partition("=")[::2] for row in self.execute("PRAGMA compile_options"))
-            return int(options.get("MAX_VARIABLE_NUMBER") or _VARIABLE_NUMBER)
+            return int(options[compiled[category]])
 
     plain = module.connect
 
