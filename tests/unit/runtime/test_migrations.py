@@ -94,3 +94,14 @@ def test_conflicting_migrations_are_refused(release: Release) -> None:
         release.write({f"notes/migrations/{name}.py": SECOND.format(body="pass")})
     with pytest.raises(HostwrightError, match="notes: 0002_one, 0002_two"):
         release.pending()
+
+
+def test_a_migration_finds_the_paths_in_the_project_s_types(release: Release) -> None:
+    release.settings('MEDIA_ROOT = BASE_DIR / "media"')
+    body = """from django.conf import settings
+        (settings.MEDIA_ROOT / "x").touch()
+        (settings.DATABASES["default"]["NAME"].parent / "y").touch()"""
+    release.write({"notes/migrations/0002_fill.py": SECOND.format(body=body)})
+    release.migrate()
+    assert (release.root / "media" / "x").exists()
+    assert (release.database.parent / "y").exists()

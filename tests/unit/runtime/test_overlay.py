@@ -119,7 +119,7 @@ def test_development_leaves_the_project_alone() -> None:
 
 def test_a_build_has_a_database_in_memory() -> None:
     decided = overlay(project(), None, "throw-away")
-    assert decided["DATABASES"]["default"]["NAME"] == ":memory:"
+    assert decided["DATABASES"]["default"]["NAME"] == Path(":memory:")
     assert decided["SECRET_KEY"] == "throw-away"
 
 
@@ -154,3 +154,25 @@ def test_a_replaced_key_is_accepted_until_its_time_is_over(monkeypatch: pytest.M
     for now, accepted in ((999, ["theirs", "older", "old"]), (1000, ["theirs", "old"]), (2000, ["theirs"])):
         monkeypatch.setattr(time, "time", lambda now=now: now)
         assert [*found] == accepted
+
+
+def test_paths_keep_the_project_s_type() -> None:
+    paths = {"STATIC_ROOT": Path("/app/collected"), "MEDIA_ROOT": Path("/app/media")}
+    for configuration, roots in (
+        (RELEASE, {"STATIC_ROOT": Path("/opt/hostwright/static"), "MEDIA_ROOT": Path("/site/media")}),
+        (None, {"STATIC_ROOT": Path("/opt/hostwright/static")}),
+    ):
+        as_paths = overlay(project(**paths), configuration, "key")
+        as_texts = overlay(project(**{name: str(path) for name, path in paths.items()}), configuration, "key")
+        # What the project does not set is a text (MEDIA_ROOT) or None (STATIC_ROOT) in Django's defaults.
+        unset = overlay(project(), configuration, "key")
+        for name, path in roots.items():
+            assert (as_paths[name], as_texts[name], unset[name]) == (path, str(path), str(path))
+
+
+@pytest.mark.parametrize(("configuration", "name"), [(RELEASE, RELEASE.database), (None, Path(":memory:"))])
+def test_the_database_s_name_keeps_the_project_s_type(configuration: Configuration | None, name: Path) -> None:
+    as_path = overlay(project(), configuration, "key")["DATABASES"]["default"]["NAME"]
+    entry = {"ENGINE": "django.db.backends.sqlite3", "NAME": "db.sqlite3"}
+    as_text = overlay({"DATABASES": {"default": entry}}, configuration, "key")["DATABASES"]["default"]["NAME"]
+    assert (as_path, as_text) == (name, str(name))

@@ -90,6 +90,20 @@ def test_a_build_needs_no_configuration_and_gives_secrets_a_placeholder(release:
     assert release.answer("preflight", configured=False)["django"]
 
 
+def test_a_build_has_paths_in_the_project_s_types_and_its_database_in_memory(release: Release) -> None:
+    release.settings('STATIC_ROOT = BASE_DIR / "collected"')
+    code = """
+from django.conf import settings
+from django.db import connection
+with connection.cursor() as cursor:
+    cursor.execute("CREATE TABLE made (x)")
+    cursor.execute("PRAGMA database_list")
+    print(settings.STATIC_ROOT / "x", settings.DATABASES["default"]["NAME"].parent, [row[2] for row in cursor])
+"""
+    assert release.shell(code, configured=False) == "/opt/hostwright/static/x . ['']"
+    assert not list(release.project.glob("*memory*"))
+
+
 def test_with_the_overlay_off_the_project_s_settings_rule(release: Release) -> None:
     release.settings("import os\nCOLOUR = os.environ['COLOUR']")
     release.variables["DJANGO_SETTINGS_MODULE"] = "mysite.settings"

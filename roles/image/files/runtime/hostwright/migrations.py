@@ -6,6 +6,7 @@ from typing import Any
 
 from hostwright import project
 from hostwright.errors import HostwrightError, ProjectError
+from hostwright.overlay import like
 from hostwright.snapshot import flush
 
 
@@ -125,7 +126,7 @@ def use(database: Path) -> None:
 
     connections.close_all()
     for place in (settings.DATABASES["default"], connections["default"].settings_dict):
-        place["NAME"] = str(database)
+        place["NAME"] = like(place["NAME"], database)
 
 
 def _failure(error: BaseException) -> str:

@@ -1,7 +1,9 @@
 """What the deployment decides in a project's settings, as a pure function."""
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from hostwright.configuration import Configuration
@@ -49,7 +51,8 @@ def overlay(
     databases = project.get("DATABASES") or {}
     if list(databases) == ["default"] and is_sqlite(databases["default"]):
         decided["DATABASES"] = {"default": database(databases["default"], configuration)}
-    decided["STATIC_ROOT"] = str(Configuration.static_root)
+    static_root = Configuration.static_root if configuration is None else configuration.static_root
+    decided["STATIC_ROOT"] = like(project.get("STATIC_ROOT"), static_root)
     if configuration is None:
         return decided
     decided["DEBUG"] = configuration.debug
@@ -62,11 +65,10 @@ def overlay(
     if fallbacks:
         theirs = project.get("SECRET_KEY_FALLBACKS") or ()
         decided["SECRET_KEY_FALLBACKS"] = Fallbacks([*theirs, *fallbacks], fallbacks)
-    decided["STATIC_ROOT"] = str(configuration.static_root)
     if configuration.static_url is not None:
         decided["STATIC_URL"] = configuration.static_url
     if configuration.media_root is not None:
-        decided["MEDIA_ROOT"] = str(configuration.media_root)
+        decided["MEDIA_ROOT"] = like(project.get("MEDIA_ROOT"), configuration.media_root)
     if not project.get("LOGGING"):
         decided["LOGGING"] = logging_to_stdout(with_mail=bool(project.get("ADMINS")))
     return decided
@@ -77,6 +79,17 @@ def _development(project: Mapping[str, Any], configuration: Configuration, secre
     if not project.get("SECRET_KEY"):
         decided["SECRET_KEY"] = secret_key
     return decided
+
+
+def like(theirs: object, path: Path) -> Any:
+    """Return a path in the type in which the project has that setting: ``MEDIA_ROOT / "x"`` goes on working.
+
+    Args:
+        theirs: the project's value; what is no path object (a text, None) makes the path a text, as Django does.
+        path: to return.
+    """
+    kind: Any = type(theirs) if isinstance(theirs, os.PathLike) else str
+    return kind(str(path))
 
 
 def is_sqlite(database_settings: Mapping[str, Any]) -> bool:
@@ -93,7 +106,7 @@ def database(project: Mapping[str, Any], configuration: Configuration | None) ->
         configuration: None gives a database in memory, for the build.
     """
     if configuration is None:
-        return {**project, "NAME": ":memory:"}
+        return {**project, "NAME": like(project.get("NAME"), Path(":memory:"))}
     sqlite = configuration.sqlite
     options = dict(project.get("OPTIONS") or {})
     pragmas = (
@@ -110,7 +123,8 @@ def database(project: Mapping[str, Any], configuration: Configuration | None) ->
         options["transaction_mode"] = "IMMEDIATE"
     # Persistent unless the project says otherwise: the last connection to close checkpoints and removes the WAL, so
     # that one a request would do it a request (measured: 2.2 times the reads and 3.4 times the writes without).
-    return {"CONN_MAX_AGE": None, **project, "NAME": str(configuration.require_database()), "OPTIONS": options}
+    name = like(project.get("NAME"), configuration.require_database())
+    return {"CONN_MAX_AGE": None, **project, "NAME": name, "OPTIONS": options}
 
 
 def trusted_origins(project: Iterable[str], configuration: Configuration) -> list[str]:
