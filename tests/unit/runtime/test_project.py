@@ -201,3 +201,73 @@ def test_wrong_usage_and_configuration_exit_with_2(release: Release) -> None:
     result = release.verb("serve", configured=False)
     assert (result.returncode, "HOSTWRIGHT_CONFIG is not set" in result.stderr) == (2, True)
     assert release.verb("--help").returncode == 0
+
+
+JSON_FIELD = """
+    from django.core import checks
+    from django.db import connections, models
+
+    class Note(models.Model):
+        text = models.TextField()
+        data = models.JSONField(default=dict)
+
+    @checks.register
+    def as_django_6_1(app_configs, databases, **options):
+        for alias in databases or connections:
+            connections[alias].features.supports_json_field
+        return []
+"""
+LOOKING = """
+    from django.apps import AppConfig
+    from django.db import connection
+
+    class NotesConfig(AppConfig):
+        name = "notes"
+
+        def ready(self):
+            if "notes_note" in connection.introspection.table_names():
+                print("there are notes")
+"""
+
+
+@pytest.mark.parametrize("files", [{"notes/models.py": JSON_FIELD}, {"notes/apps.py": LOOKING}])
+def test_before_the_first_release_the_project_sees_an_empty_database(release: Release, files: dict[str, str]) -> None:
+    """Django 6.1 runs checks on all databases unless told otherwise (``CheckRegistry.run_checks``).
+
+    A JSONField's check (``JSONField._check_supported``) opens the database then, as the check here does under every
+    Django. Projects also ask in ``ready`` whether their tables are there.
+    """
+    release.write(files)
+    assert release.answer("preflight", "--pending")["pending"][-1] == "notes.0001_initial"
+    assert not release.database.parent.exists()
+
+
+TABLES = """
+def tables():
+    from django.db import connection
+    return connection.introspection.table_names()
+
+"""
+CHECK = """
+from django.core import checks
+
+@checks.register
+def counted(app_configs, databases, **options):
+    from django.db import connection
+    print("check", len(tables()))
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE made (x)")
+    return []
+"""
+
+
+def test_checks_never_look_at_the_site_s_database(release: Release) -> None:
+    release.migrate()
+    for name, addition in (("notes/models.py", CHECK), ("mysite/urls.py", 'print("urls", len(tables()))\n')):
+        with (release.project / name).open("a", encoding="utf-8") as file:
+            file.write(TABLES + addition)
+    result = release.verb("preflight", "--pending")
+    assert result.returncode == 0, result.stderr
+    # The project's own code sees the database as ever.
+    assert result.stdout.splitlines()[:2] == ["urls 3", "check 0"]
+    assert '"pending": []' in result.stdout

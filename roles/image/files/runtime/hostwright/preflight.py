@@ -1,10 +1,11 @@
 """Check that a project can be deployed, before anything changes."""
 
+import contextlib
 import importlib
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,14 @@ def preflight(pending: bool = False) -> dict[str, Any]:
     with project.explained("the settings"):
         settings = project.load_settings()
     require_sqlite(settings.DATABASES)
-    project.setup()
-    _run_checks()
-    with project.explained(f"the URLconf {settings.ROOT_URLCONF}"):
-        importlib.import_module(settings.ROOT_URLCONF)
-    with project.explained("the WSGI application"):
-        project.wsgi_application()
+    with contextlib.nullcontext() if _exists(settings.DATABASES["default"]) else _empty_database():
+        project.setup()
+        with project.explained(f"the URLconf {settings.ROOT_URLCONF}"):
+            importlib.import_module(settings.ROOT_URLCONF)
+        with _empty_database():
+            _run_checks()
+        with project.explained("the WSGI application"):
+            project.wsgi_application()
 
     found: dict[str, Any] = {
         "hostwright": hostwright.__version__,
@@ -85,6 +88,30 @@ def require_sqlite(databases: Mapping[str, Mapping[str, Any]]) -> None:
             f"DATABASES has {found}: Hostwright deploys sites with one SQLite database "
             "(default: django.db.backends.sqlite3) and never replaces another one."
         )
+
+
+def _exists(entry: Mapping[str, Any]) -> bool:
+    return bool(entry.get("NAME")) and Path(entry["NAME"]).exists()
+
+
+@contextlib.contextmanager
+def _empty_database() -> Iterator[None]:
+    """Let Django look at an empty database in memory meanwhile: the site's own is neither opened nor created.
+
+    Before the first release there is none; later on, checks are not to lock it.
+    """
+    from django.db import connections
+
+    with project.explained("the database"):
+        own: Any = connections["default"]
+        scratch = type(own)({**own.settings_dict, "NAME": ":memory:"}, "default")
+    connections["default"] = scratch
+    try:
+        yield
+    finally:
+        connections["default"] = own
+        if scratch.connection is not None:
+            scratch.connection.close()  # Django's own close leaves a database in memory open
 
 
 def warnings(root: Path) -> list[str]:
