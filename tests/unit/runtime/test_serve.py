@@ -307,3 +307,24 @@ def test_a_command_that_does_not_know_sigterm_ends_at_once(release: Release, ser
 def test_work_without_a_command_is_refused(release: Release) -> None:
     result = release.verb("work")
     assert (result.returncode, "which management command" in result.stderr) == (2, True)
+
+
+SHADOWS = ("__init__.py", "granian/__init__.py", "click/__init__.py", "hostwright/__init__.py", "zstandard/__init__.py")
+
+
+def test_packages_of_the_working_directory_do_not_matter(release: Release, serve: Start) -> None:
+    release.write(dict.fromkeys(SHADOWS, ""))
+    release.write({"notes/management/__init__.py": "", "notes/management/commands/work.py": WORK})
+    release.answer("preflight")
+    release.migrate()
+    server = serve()
+    release.answer("probe", "--timeout", "10")
+    assert get(release, "/") == (200, "0 notes for https://notes.example.org/")
+    assert release.shell("from notes.models import Note; print(Note.objects.count())") == "0"
+    assert release.command("manage.py", "check").returncode == 0
+    for name in ("", "mailer"):
+        release.variables["HOSTWRIGHT_WORKER"] = name
+        work = serve("work", "work", "--colour", "blue")
+        assert first_line(work) == "blue 1 0\n"
+        stop(work)
+    assert "Traceback" not in stop(server)

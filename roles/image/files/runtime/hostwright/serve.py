@@ -61,10 +61,15 @@ def command(release: Configuration) -> list[str]:
 
     SIGTERM ends it gracefully: it accepts nothing new, and a worker ends after its last request, or is killed
     after ``stop_timeout``. Nginx keeps the access log.
+
+    -P keeps the project's packages from being taken for the server's. The application is named by its file, since by
+    its module's name Granian looks for it in the working directory: with an ``__init__.py`` there, in the package that
+    the directory is then.
     """
     server = release.server
     return [
-        sys.executable, "-m", "granian",
+        sys.executable, "-P", "-m", "granian",
+        "--working-dir", str(Path.cwd()),
         "--interface", "wsgi",
         "--http", "1",
         "--no-ws",
@@ -77,7 +82,7 @@ def command(release: Configuration) -> list[str]:
         "--respawn-failed-workers",
         "--log-level", "info",
         "--no-access-log",
-        "hostwright.wsgi:application",
+        f"{Path(__file__).with_name('wsgi.py')}:application",
     ]  # fmt: skip
 
 
