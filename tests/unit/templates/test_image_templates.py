@@ -140,3 +140,9 @@ def test_pip_s_settings_stay_in_the_stages_that_are_left(role: Role) -> None:
     stages = {stage.partition("\n")[0]: stage for stage in ("\n" + text).split("\nFROM ")[1:]}
     having = {name for name, stage in stages.items() if "COPY build/" in stage}
     assert having == {"${BUILD_BASE} AS requirements", "${BUILD_BASE} AS server"}
+
+
+@pytest.mark.parametrize(("debian", "zones"), [("12", ["tzdata"]), ("13", ["tzdata", "tzdata-legacy"])])
+def test_the_base_has_what_common_requirements_presuppose(role: Role, debian: str, zones: list[str]) -> None:
+    packages = role.evaluate("__image_packages", image_debian=debian, image_packages=["gettext", "tzdata"])
+    assert packages == ["ca-certificates", "gettext", "libstdc++6", "media-types", "python3", *zones]
