@@ -143,6 +143,11 @@ class Release:
         return self.root / "databases" / "1" / "db.sqlite3"
 
     @property
+    def static(self) -> Path:
+        """Where the image has its static files."""
+        return self.root / "image" / "static"
+
+    @property
     def socket(self) -> Path:
         """Where the release serves."""
         return self.root / "run" / "releases" / "1" / "app.sock"
@@ -189,6 +194,7 @@ class Release:
             "DJANGO_SETTINGS_MODULE": "hostwright.settings",
             "HOSTWRIGHT_SETTINGS": "mysite.settings",
             "HOSTWRIGHT_WSGI": "mysite.wsgi.application",
+            "HOSTWRIGHT_STATIC_ROOT": str(self.static),
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
         }

@@ -100,7 +100,7 @@ with connection.cursor() as cursor:
     cursor.execute("PRAGMA database_list")
     print(settings.STATIC_ROOT / "x", settings.DATABASES["default"]["NAME"].parent, [row[2] for row in cursor])
 """
-    assert release.shell(code, configured=False) == "/opt/hostwright/static/x . ['']"
+    assert release.shell(code, configured=False) == f"{release.static}/x . ['']"
     assert not list(release.project.glob("*memory*"))
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--root", type=Path, default=Path("/"), help="of the file system")
 
-    verb = verbs.add_parser("collect", help="check the project and collect its static files (at build)")
+    verb = verbs.add_parser("collect", help="collect the static files and check the project (at build)")
     verb.add_argument("--output", type=Path, default=Path("/static"), help="gets the directories vendor and site")
     verb.add_argument("--requirements", type=Path, default=Path("/opt/hostwright/requirements"))
 
@@ -94,10 +95,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
             return {"changed": install.install(arguments.prefix, arguments.root)}
         case "collect":
-            from hostwright import collect, preflight
+            from hostwright import collect
 
-            preflight.preflight()
-            return collect.collect(arguments.output, arguments.requirements)
+            found = collect.collect(arguments.output, arguments.requirements)
+            # A process of its own imports the project anew, with the manifest of static files there.
+            done = subprocess.run([sys.executable, "-m", "hostwright", "preflight"], stdout=sys.stderr, check=False)
+            return found if done.returncode == 0 else sys.exit(done.returncode)
         case "preflight":
             from hostwright import preflight
 

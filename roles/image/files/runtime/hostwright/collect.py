@@ -1,20 +1,25 @@
-"""Collect the static files while the image is built, in two parts: what changes rarely, and the project's own."""
+"""Collect the static files while the image is built, in two parts: what changes rarely, and the project's own.
+
+They are collected where the site will have them, before anything else of the project is looked at: code that asks for
+the name of a static file while it is imported finds the manifest of hashed names from then on, as when the site runs.
+"""
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hostwright import project
+from hostwright import preflight, project
+from hostwright.configuration import STATIC_ROOT
 from hostwright.errors import ProjectError
+from hostwright.overlay import like
 
 _COMPRESSED = (".gz", ".br", ".zst")
 
 
 def collect(output: Path, requirements: Path) -> dict[str, Any]:
-    """Run Django's collectstatic and split what it collects.
+    """Run Django's collectstatic into ``STATIC_ROOT``, and split what it collects.
 
     Args:
         output: gets ``vendor`` (files of the requirements, such as the admin's) and ``site`` (all others, and the
@@ -27,7 +32,12 @@ def collect(output: Path, requirements: Path) -> dict[str, Any]:
     Raises:
         ProjectError: collectstatic fails; says which file.
     """
-    project.setup()
+    shutil.rmtree(STATIC_ROOT, ignore_errors=True)
+    STATIC_ROOT.mkdir(parents=True)
+    settings = preflight.load_settings()
+    settings.STATIC_ROOT = like(settings.STATIC_ROOT, STATIC_ROOT)  # with the overlay off, too
+    with preflight.some_database(settings):
+        _set_up(settings)
     from django.apps import apps
 
     parts = {name: output / name for name in ("vendor", "site")}
@@ -36,27 +46,35 @@ def collect(output: Path, requirements: Path) -> dict[str, Any]:
         part.mkdir(parents=True)
     if not apps.is_installed("django.contrib.staticfiles"):
         return {"vendor": 0, "site": 0, "note": "django.contrib.staticfiles is not installed: nothing to collect"}
-    with tempfile.TemporaryDirectory(dir=output, prefix=".collect-") as temporary:
-        root = Path(temporary)
-        hashed = _collect_into(root)
-        return _split(root, parts, _sources(), hashed, requirements.resolve())
+    return _split(parts, _sources(), _collect(), requirements.resolve())
 
 
-def _collect_into(root: Path) -> dict[str, str]:
-    """Fill a directory; return original names by hashed name."""
-    from django.conf import settings
+def _set_up(settings: Any) -> None:
+    """Set Django up while static files have their plain names: no hash is known before all are collected."""
+    storages = settings.STORAGES
+    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    settings.STORAGES = {**storages, "staticfiles": plain}
+    project.setup()
+    settings.STORAGES = storages
+    # Storages that have been made meanwhile are made anew.
+    from django.test.signals import storages_changed
+
+    storages_changed(setting="STORAGES")
+
+
+def _collect() -> dict[str, str]:
+    """Fill ``STATIC_ROOT``; return original names by hashed name."""
     from django.contrib.staticfiles.storage import staticfiles_storage
     from django.core.files.storage import FileSystemStorage
     from django.core.management import call_command
 
-    settings.STATIC_ROOT = str(root)
     storage: Any = staticfiles_storage
     if not isinstance(storage, FileSystemStorage):
         raise ProjectError(
             f"The static files storage {type(storage).__name__} does not put files into STATIC_ROOT: "
             "Nginx could not serve them. Use Django's StaticFilesStorage or ManifestStaticFilesStorage."
         )
-    if Path(storage.location) != root:
+    if Path(storage.location) != STATIC_ROOT:
         raise ProjectError(
             f"STORAGES['staticfiles'] sets its own location ({storage.location}): leave it to STATIC_ROOT."
         )
@@ -80,19 +98,19 @@ def _sources() -> dict[str, Path]:
 
 
 def _split(
-    root: Path, parts: Mapping[str, Path], sources: Mapping[str, Path], hashed: Mapping[str, str], requirements: Path
+    parts: Mapping[str, Path], sources: Mapping[str, Path], hashed: Mapping[str, str], requirements: Path
 ) -> dict[str, Any]:
     counts = dict.fromkeys(parts, 0)
     newest = max((path.stat().st_mtime for path in sources.values()), default=0.0)
-    for path in sorted(root.rglob("*")):
+    for path in sorted(STATIC_ROOT.rglob("*")):
         if not path.is_file():
             continue
-        name = path.relative_to(root).as_posix()
+        name = path.relative_to(STATIC_ROOT).as_posix()
         source = _source(name, sources, hashed)
         part = "vendor" if source is not None and source.resolve().is_relative_to(requirements) else "site"
         target = parts[part] / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(target)
+        target.hardlink_to(path)
         # The source's time, so that Last-Modified and ETag stay the same over builds.
         modified = source.stat().st_mtime if source is not None else newest
         os.utime(target, (modified, modified))

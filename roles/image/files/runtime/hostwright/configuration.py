@@ -13,6 +13,8 @@ from hostwright.errors import ConfigurationError
 PRODUCTION = "production"
 DEVELOPMENT = "development"
 PLACEHOLDER = "build"
+# Where an image has its static files; another place in tests.
+STATIC_ROOT = Path(os.environ.get("HOSTWRIGHT_STATIC_ROOT", "/opt/hostwright/static"))
 
 _ENVIRONMENT_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _SECRET_KEY_NAMES = ("SECRET_KEY", "DJANGO_SECRET_KEY")
@@ -54,7 +56,7 @@ class Configuration:
     allowed_hosts: tuple[str, ...] = ()
     scheme: str = "http"
     static_url: str | None = None
-    static_root: Path = Path("/opt/hostwright/static")
+    static_root: Path = STATIC_ROOT
     media_root: Path | None = None
     health_path: str = "/"
     sqlite: Sqlite = field(default_factory=Sqlite)
@@ -174,7 +176,7 @@ def parse(data: object, where: str) -> Configuration:
         allowed_hosts=top.texts("allowed_hosts"),
         scheme=top.choice("scheme", "http", ("http", "https")),
         static_url=top.optional_text("static_url"),
-        static_root=top.path("static_root") or Configuration.static_root,
+        static_root=top.path("static_root") or STATIC_ROOT,
         media_root=top.path("media_root"),
         health_path=top.text("health_path", "/"),
         sqlite=Sqlite(

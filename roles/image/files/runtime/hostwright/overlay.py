@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hostwright.configuration import Configuration
+from hostwright.configuration import STATIC_ROOT, Configuration
 from hostwright.errors import ProjectError
 
 OLDEST_DJANGO = (5, 1)
@@ -51,7 +51,7 @@ def overlay(
     databases = project.get("DATABASES") or {}
     if list(databases) == ["default"] and is_sqlite(databases["default"]):
         decided["DATABASES"] = {"default": database(databases["default"], configuration)}
-    static_root = Configuration.static_root if configuration is None else configuration.static_root
+    static_root = STATIC_ROOT if configuration is None else configuration.static_root
     decided["STATIC_ROOT"] = like(project.get("STATIC_ROOT"), static_root)
     if configuration is None:
         return decided

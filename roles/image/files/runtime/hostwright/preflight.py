@@ -29,17 +29,10 @@ def preflight(pending: bool = False) -> dict[str, Any]:
     Raises:
         ProjectError: the project cannot be deployed, and why.
     """
-    library = sqlite.require_safe()
-    try:
-        import django
-    except ModuleNotFoundError as error:
-        raise ProjectError("Django is not installed in the image: the project's requirements must name it.") from error
-    require_django(django.VERSION, django.get_version())
+    settings = load_settings()
+    import django
 
-    with project.explained("the settings"):
-        settings = project.load_settings()
-    require_sqlite(settings.DATABASES)
-    with contextlib.nullcontext() if _exists(settings.DATABASES["default"]) else _empty_database():
+    with some_database(settings):
         project.setup()
         with project.explained(f"the URLconf {settings.ROOT_URLCONF}"):
             importlib.import_module(settings.ROOT_URLCONF)
@@ -52,7 +45,7 @@ def preflight(pending: bool = False) -> dict[str, Any]:
         "hostwright": hostwright.__version__,
         "django": django.get_version(),
         "python": platform.python_version(),
-        "sqlite": library,
+        "sqlite": sqlite.require_safe(),
         "settings": os.environ.get("HOSTWRIGHT_SETTINGS") or settings.SETTINGS_MODULE,
         "overlay": settings.SETTINGS_MODULE == "hostwright.settings",
         "wsgi": os.environ.get("HOSTWRIGHT_WSGI") or settings.WSGI_APPLICATION,
@@ -66,6 +59,27 @@ def preflight(pending: bool = False) -> dict[str, Any]:
 
         found |= migrations.pending()
     return found
+
+
+def load_settings() -> Any:
+    """Import the settings, and refuse what cannot be deployed before any application is imported.
+
+    Returns:
+        ``django.conf.settings``.
+
+    Raises:
+        HostwrightError: SQLite or Django will not do, the settings do not import, or the database is another one.
+    """
+    sqlite.require_safe()
+    try:
+        import django
+    except ModuleNotFoundError as error:
+        raise ProjectError("Django is not installed in the image: the project's requirements must name it.") from error
+    require_django(django.VERSION, django.get_version())
+    with project.explained("the settings"):
+        settings = project.load_settings()
+    require_sqlite(settings.DATABASES)
+    return settings
 
 
 def require_sqlite(databases: Mapping[str, Mapping[str, Any]]) -> None:
@@ -90,8 +104,10 @@ def require_sqlite(databases: Mapping[str, Mapping[str, Any]]) -> None:
         )
 
 
-def _exists(entry: Mapping[str, Any]) -> bool:
-    return bool(entry.get("NAME")) and Path(entry["NAME"]).exists()
+def some_database(settings: Any) -> contextlib.AbstractContextManager[None]:
+    """Let the project's code see its database meanwhile, or an empty one where there is none yet."""
+    name = settings.DATABASES["default"].get("NAME")
+    return contextlib.nullcontext() if name and Path(name).exists() else _empty_database()
 
 
 @contextlib.contextmanager
