@@ -40,14 +40,14 @@ class _Connection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        """Connect through the directory's descriptor: a socket's path may have 107 bytes only."""
+        """Connect through a descriptor: a socket's path may have 107 bytes only, and a link is not followed."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        directory = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY)
+        descriptor = os.open(self._path, os.O_PATH | os.O_NOFOLLOW)
         try:
-            self.sock.connect(f"/proc/self/fd/{directory}/{self._path.name}")
+            self.sock.connect(f"/proc/self/fd/{descriptor}")
         finally:
-            os.close(directory)
+            os.close(descriptor)
 
 
 def ask(path: Path, host: str, scheme: str, url: str, timeout: float) -> Reply:

@@ -47,6 +47,11 @@ def test_the_answer_to_a_get(release: Path, path: str) -> None:
     assert reply.healthy == (path in ("/ok", "/login", "/missing"))
 
 
+def test_a_link_to_another_socket_is_not_followed(release: Path, tmp_path: Path) -> None:
+    (tmp_path / "app.sock").symlink_to(release)
+    assert ask(tmp_path / "app.sock", "polls.example.org", "http", "/ok", 5).status == 0
+
+
 def test_no_answer(tmp_path: Path) -> None:
     reply = ask(tmp_path / "app.sock", "polls.example.org", "http", "/", 5)
     assert reply.status == 0
