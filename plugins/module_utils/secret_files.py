@@ -6,11 +6,14 @@ also a program, which makes them again before the Engine starts; it uses the sta
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 from pathlib import Path
 
 MEMORY = Path("/run/hostwright/secrets")
+BLOCK = 1 << 16
 
 
 def provide(rest: Path, memory: Path) -> None:
@@ -25,22 +28,36 @@ def provide(rest: Path, memory: Path) -> None:
     Raises:
         OSError: something cannot be read or written.
     """
-    found = [path for path in rest.iterdir() if not path.name.startswith(".")]
+    directory = os.open(rest, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _fill(memory, directory)
+        status = os.fstat(directory)
+        os.chown(memory, status.st_uid, status.st_gid)
+    finally:
+        os.close(directory)
+
+
+def _fill(memory: Path, rest: int) -> None:
+    found = [name for name in os.listdir(rest) if not name.startswith(".")]
     memory.mkdir(parents=True, exist_ok=True)
     for directory in (memory.parent.parent, memory.parent, memory):
         directory.chmod(0o700)
     for path in memory.iterdir():
-        if path.name not in {source.name for source in found}:
+        if path.name not in found:
             path.unlink()
-    for source in found:
-        _copy(source, memory / source.name)
-    status = rest.stat()
-    os.chown(memory, status.st_uid, status.st_gid)
+    for name in found:
+        _copy(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=rest), memory / name)
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file with its owner, whole or not at all."""
-    status, data = source.stat(), source.read_bytes()
+def _copy(source: int, target: Path) -> None:
+    """Copy a file, whose descriptor is closed then, with its owner, whole or not at all."""
+    try:
+        status = os.fstat(source)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is no regular file", target.name)
+        data = b"".join(iter(lambda: os.read(source, BLOCK), b""))
+    finally:
+        os.close(source)
     temporary = target.with_name(f".{target.name}.new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

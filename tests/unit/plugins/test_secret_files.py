@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,20 @@ def test_what_the_engine_or_a_killed_run_has_left_is_put_right(rest: Rest) -> No
     assert rest.copies() == {"TOKEN": "token 2\n", "secret_key": "key"}
     assert directory.stat().st_mode & 0o777 == 0o700
     assert directory.stat().st_ino == inode  # containers have this one mounted
+
+
+@pytest.mark.parametrize("plant", [lambda path: path.symlink_to("/etc/hostname"), os.mkfifo, Path.mkdir])
+def test_only_files_are_secrets(rest: Rest, plant: Callable[[Path], None]) -> None:
+    plant(rest.path / "2" / "PLANTED")
+    with pytest.raises(OSError, match="PLANTED"):
+        rest.provide()
+
+
+def test_secrets_that_lie_elsewhere_are_not_provided(rest: Rest) -> None:
+    (rest.path / "2").rename(rest.root / "elsewhere")
+    (rest.path / "2").symlink_to(rest.root / "elsewhere")
+    with pytest.raises(OSError, match="secrets/2"):
+        rest.provide()
 
 
 def test_what_is_being_written_at_rest_is_no_secret(rest: Rest) -> None:
