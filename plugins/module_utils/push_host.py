@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
@@ -180,6 +181,9 @@ def refusal(records: Path, reference: str, digest: str) -> str:
     deployed: dict[str, int] = {}
     for path in sorted(records.glob("*/release.json")):
         try:
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
+                continue  # the site may write there; a record is root's, and nobody else can replace it
             record = json.loads(path.read_text())
             image, known, release = record["image"], record["source_digest"], int(record["release"])
         except (OSError, ValueError, TypeError, KeyError) as error:

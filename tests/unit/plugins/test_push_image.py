@@ -510,6 +510,27 @@ def test_the_same_source_may_come_again_and_another_one_not(recorded: Callable[.
         assert part in reason
 
 
+@pytest.mark.parametrize("plant", [lambda path: path.symlink_to("/dev/null"), Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_no_record(recorded: Callable[..., Path], plant: Callable[[Path], None]) -> None:
+    records = recorded(r1=(IMAGE, "a"))
+    (records / "2").mkdir()
+    plant(records / "2" / "release.json")
+    assert push_host.refusal(records, IMAGE, "a") == ""
+
+
+def test_what_is_not_root_s_is_no_record(recorded: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    records = recorded(r1=(IMAGE, "a"))
+    lstat = Path.lstat
+
+    def somebody_s(path: Path) -> os.stat_result:
+        status = list(lstat(path))
+        status[4] = 10001
+        return os.stat_result(status)
+
+    monkeypatch.setattr(Path, "lstat", somebody_s)
+    assert push_host.refusal(records, IMAGE, "b") == ""
+
+
 def test_a_host_without_releases_takes_anything(tmp_path: Path) -> None:
     assert push_host.refusal(tmp_path / "nothing", IMAGE, "a") == ""
 
