@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ansible_collections.hostwright.django.plugins.module_utils import entries
+
 MARGIN = 1.0  # seconds before Nginx's deadline at which the committer gives up (facts of the prototype: 9 of 10)
 LISTENING = "00010000"  # the flag of a listening socket in /proc/net/unix (SO_ACCEPTCON)
 PAUSE = 0.01
@@ -33,15 +35,14 @@ class Gate:
         """Shut it for so many seconds from now, at once and whole: a rename."""
         self.deadline = time.time() + seconds
         pending = self.path.with_name(f".{self.path.name}.new")
-        pending.unlink(missing_ok=True)
-        descriptor = os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)  # the site may write beside a rest
+        descriptor = entries.create(pending, 0o644)  # the site may write beside a rest
         os.utime(descriptor, (self.deadline, self.deadline))
         os.close(descriptor)
-        pending.replace(self.path)
+        entries.replace(pending, self.path)
 
     def open(self) -> None:
         """Let requests through again."""
-        self.path.unlink(missing_ok=True)
+        entries.remove_tree(self.path)
 
     def left(self) -> float:
         """Seconds that the committer has left."""
@@ -67,7 +68,7 @@ class Maintenance(Gate):
             self.deadline = time.time() + seconds
             # No file is made: the disk may be full by now. One that somebody has removed stays so; the guard will tell.
             with contextlib.suppress(FileNotFoundError):
-                os.utime(self.path, (self.deadline, self.deadline))
+                os.utime(self.path, (self.deadline, self.deadline), follow_symlinks=False)
 
     def open(self) -> None:
         """Let requests through again."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from ansible_collections.hostwright.django.plugins.module_utils.containers import Containers
 from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine
+from ansible_collections.hostwright.django.plugins.module_utils.entries import remove_tree
 from ansible_collections.hostwright.django.plugins.module_utils.progress import Progress
 from ansible_collections.hostwright.django.plugins.module_utils.site import (
     Record,
     ReleaseError,
     Site,
-    remove_tree,
     write_durably,
 )
 from ansible_collections.hostwright.django.plugins.module_utils.spec import Spec
@@ -42,10 +42,9 @@ class Housekeeping:
             ReleaseError: there are databases, but no live release; they may be all that is left of the site.
         """
         self._progress.at("tidy up after an unfinished release")
-        records = self._site.records()
         generations = self._site.generations()
         if current is None and generations and not self._site.unfinished.exists():
-            databases = self._site.data / "databases"
+            databases, records = self._site.data / "databases", self._site.records()
             cure = (
                 f"ln -s releases/{max(records)} {self._site.current}" if records else f"mv {databases} {databases}.old"
             )
@@ -60,10 +59,10 @@ class Housekeeping:
         self._containers.remove(*sorted(left, key=lambda name: (name == helper, name)))
         for gate in (self._site.hold, self._site.maintenance):
             gate.unlink(missing_ok=True)
-        for number in records:
+        kept = self._site.records() if current else {}
+        for number in kept:
             self._site.forget_rest(number)
         remove_tree(self._site.data / "databases" / REHEARSAL)
-        kept = {number: record for number, record in records.items() if number <= live}
         for number in self._site.traces() - set(kept):
             self._site.remove(number)
         for generation in generations - {record.generation for record in kept.values()}:

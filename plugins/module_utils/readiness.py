@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -94,7 +95,7 @@ class Readiness:
         until = time.monotonic() + patience
         look = 0.0
         waiting = list(workers)
-        while waiting := [name for name in waiting if not self._site.rested(number, workers[name]).exists()]:
+        while waiting := [name for name in waiting if not os.path.lexists(self._site.rested(number, workers[name]))]:
             if time.monotonic() >= look:
                 waiting = [name for name in waiting if self._containers.at_work(name)]
                 look = time.monotonic() + LOOK_AGAIN

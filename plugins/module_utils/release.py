@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.hostwright.django.plugins.module_utils import boot, probe
+from ansible_collections.hostwright.django.plugins.module_utils import boot, entries, probe
 from ansible_collections.hostwright.django.plugins.module_utils.containers import Containers
 from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.hostwright.django.plugins.module_utils.entries import remove_tree
 from ansible_collections.hostwright.django.plugins.module_utils.generation import DATABASES, REHEARSAL, Move, database
 from ansible_collections.hostwright.django.plugins.module_utils.hold import (
     MARGIN,
@@ -34,11 +35,12 @@ from ansible_collections.hostwright.django.plugins.module_utils.secret_key impor
 from ansible_collections.hostwright.django.plugins.module_utils.site import (
     APP_GID,
     APP_UID,
+    CLOSED,
+    OPEN,
     Record,
     ReleaseError,
     Site,
     make_directory,
-    remove_tree,
     with_numbers,
     write_durably,
 )
@@ -156,8 +158,7 @@ class Releaser:
         holds = [line["hold_ms"] / 1000 for line in self.site.audited() if line["hold_ms"] and line["migrations"]]
         if holds:
             return float(max(holds[-5:]))
-        size = sum(path.stat().st_size for path in self.site.generation(current.generation).glob("db.sqlite3*"))
-        return OVERHEAD + size / COPY_SPEED
+        return OVERHEAD + self.site.database_bytes(current.generation) / COPY_SPEED
 
     def run(self, spec: Spec) -> Outcome:
         """Bring the site to what the spec asks for.
@@ -330,7 +331,7 @@ class Releaser:
     def _prepare(self, new: Attempt, spec: Spec) -> str:
         """Make what belongs to the release alone; return the image's id."""
         self.progress.at("prepare the release")
-        make_directory(self.site.release(new.number), 0o1770, 0, APP_GID)
+        make_directory(self.site.release(new.number), CLOSED, 0, APP_GID)
         self.site.write_secrets(new.number, spec.secrets, new.key)
         self._configure(spec, new)
         image = self.engine.image(spec.image)
@@ -484,9 +485,7 @@ class Releaser:
             ReleaseError: there is no room, or requests would wait for too long.
         """
         self.progress.at("rehearse the migrations on a copy of the database")
-        file = self.site.generation(move.source) / "db.sqlite3"
-        size = sum(path.stat().st_size for path in file.parent.glob("db.sqlite3*"))
-        self._require_room(size, "a copy of the database")
+        self._require_room(self.site.database_bytes(move.source), "a copy of the database")
         scratch = f"{DATABASES}/{REHEARSAL}/scratch"
         make_directory(self.site.data / "databases" / REHEARSAL, 0o700, APP_UID, APP_GID)
         new.rehearsed = migrator.rehearse(
@@ -526,9 +525,11 @@ class Releaser:
         self.containers.remove(*self.containers.of_release(new.number))  # made late by a module that was killed
         self.containers.create(spec, new.number)
         self._publish_static(self.containers.web(new.number), new.number)
-        go = self.site.release(new.number) / "go"  # read once, by the process that serves before the commit
-        go.touch()
-        os.chown(go, APP_UID, APP_GID)
+        directory = self.site.release(new.number)
+        # Taken once, by the process that serves before the commit; the process of the old release sees the directory
+        # too, and could plant a link of that name if it might write there already.
+        write_durably(directory / "go", "", 0o600, APP_UID, APP_GID)
+        directory.chmod(OPEN)
         workers = [self.containers.worker(new.number, name) for name in spec.workers]
         self.engine("start", self.containers.web(new.number), *workers)
 
@@ -545,7 +546,7 @@ class Releaser:
         patience = current.spec.get("stop_timeout", spec.stop_timeout) + REST_ROOM
         if workers:
             for name in workers.values():
-                self.site.rested(current.release, name).unlink(missing_ok=True)
+                remove_tree(self.site.rested(current.release, name))
             new.rest = Maintenance(self.site.rest(current.release))  # no deadline but this process's death
             new.rest.shut(patience + spec.hold_seconds + MARGIN)
         others = set(self.containers.of_release(current.release)) - {current.container, *workers}
@@ -662,7 +663,7 @@ class Releaser:
         shared = self.site.static / "shared"
         for path in target.rglob("*"):
             # The image may hold a link to anything, and a hard link to that would be served.
-            if path.is_file() and not path.is_symlink() and HASHED_NAME.search(path.name):
+            if entries.is_regular(path) and HASHED_NAME.search(path.name):
                 link = shared / path.relative_to(target)
                 link.parent.mkdir(parents=True, exist_ok=True)
                 if not link.exists():

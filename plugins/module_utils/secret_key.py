@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ansible_collections.hostwright.django.plugins.module_utils import entries
+
 NAME = "secret_key"
 FALLBACKS = f"{NAME}_fallbacks"
 
@@ -59,7 +61,7 @@ class SecretKey:
         key, fallbacks = directory / NAME, directory / FALLBACKS
         if not key.exists():
             return None
-        return cls.of(key.read_text(), fallbacks.read_text() if fallbacks.exists() else "")
+        return cls.of(entries.read(key), entries.read(fallbacks) if fallbacks.exists() else "")
 
     def files(self) -> dict[str, str]:
         """What lies in the directory, by name."""

@@ -6,14 +6,15 @@ import fcntl
 import json
 import os
 import re
-import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.hostwright.django.plugins.module_utils import secret_files
+from ansible_collections.hostwright.django.plugins.module_utils import entries, record_form, secret_files
+from ansible_collections.hostwright.django.plugins.module_utils.entries import remove_tree
 from ansible_collections.hostwright.django.plugins.module_utils.secret_key import NAME as SECRET_KEY
 from ansible_collections.hostwright.django.plugins.module_utils.secret_key import SecretKey
 
@@ -21,6 +22,7 @@ APP_UID = 10001
 APP_GID = 10001
 SECRET = re.compile(r"[A-Z][A-Z0-9_]*")  # as the user's secrets are called; the secret key, beside them, is not
 SECRETS = "/run/secrets"  # where a container sees those of its release
+CLOSED, OPEN = 0o750, 0o1770  # a release's directory while root works there, and while its process may write there
 
 
 class ReleaseError(Exception):
@@ -57,17 +59,22 @@ class Record:
     restored: str = ""
 
     @classmethod
-    def read(cls, path: Path) -> Record:
-        """Read a record that ``write`` has written.
+    def read(cls, path: Path, site: str) -> Record:
+        """Read a record that ``write`` has written, in the directory of the release.
 
         Raises:
-            ReleaseError: it is unreadable.
+            ReleaseError: it is unreadable, somebody else may have written it, or it is not of that site and release.
         """
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(entries.read(path, own=True))
+            record_form.check(data, site, path.parent.resolve().name)
             return cls(**{**data, "migrations": tuple(data["migrations"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ReleaseError("read the records", f"the release record {path} cannot be read: {error}") from error
+            raise ReleaseError(
+                "read the records",
+                f"the release record {path} cannot be read: {error}. Put back what Hostwright has written there, with "
+                "owner root and mode 0644; the directory of a release that is not the live one may be removed instead",
+            ) from error
 
     def write(self, path: Path) -> None:
         """Write the record so that it survives a crash, readable by everybody, writable by root."""
@@ -130,13 +137,16 @@ class Site:
 
     def forget_rest(self, number: int) -> None:
         """Remove the sign and the answers, also of workers that were killed."""
-        self.rest(number).unlink(missing_ok=True)
-        for path in self.release(number).glob("rested-*"):
-            path.unlink(missing_ok=True)
+        for path in (self.rest(number), *self.release(number).glob("rested-*")):
+            remove_tree(path)
 
     def generation(self, number: int) -> Path:
         """Directory of a database generation."""
         return self.data / "databases" / str(number)
+
+    def database_bytes(self, generation: int) -> int:
+        """Size of a generation's database with what SQLite keeps beside it."""
+        return sum(entries.size(path) for path in self.generation(generation).glob("db.sqlite3*"))
 
     def release_configuration(self, number: int) -> Path:
         """What the containers of a release read."""
@@ -210,16 +220,20 @@ class Site:
             make_directory(path, mode, uid, gid)
 
     def records(self) -> dict[int, Record]:
-        """The records of all committed releases that are kept, by number."""
-        found = (self.run / "releases").glob("*/release.json")
-        records = [Record.read(path) for path in found]
-        return {record.release: record for record in sorted(records, key=lambda record: record.release)}
+        """The records of all committed releases that are kept, by number.
+
+        Beyond the live release nothing is committed: who wrote what lies there does not matter.
+        """
+        live = self.current_record()
+        numbers = _numbers(path.parent.name for path in (self.run / "releases").glob("*/release.json"))
+        kept = sorted(number for number in numbers if live is None or number <= live.release)
+        return {number: Record.read(self.release(number) / "release.json", self.name) for number in kept}
 
     def current_record(self) -> Record | None:
         """The live release's record, or None before the first release."""
         if not self.current.is_symlink():
             return None
-        return Record.read(self.current / "release.json")
+        return Record.read(self.current / "release.json", self.name)
 
     def live_record(self, step: str) -> Record:
         """The live release's record.
@@ -262,7 +276,7 @@ class Site:
         """Remove a database generation, unless a backup reads it now (it holds a shared lock on the directory)."""
         path = self.generation(number)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
             return
         try:
@@ -278,7 +292,8 @@ class Site:
         shared = self.static / "shared"
         kept = [path for path in self.static.glob("*") if path != shared]
         for path in shared.rglob("*"):
-            if path.is_file() and not any((release / path.relative_to(shared)).is_file() for release in kept):
+            directory = stat.S_ISDIR(path.lstat().st_mode)
+            if not directory and not any(entries.is_regular(top / path.relative_to(shared)) for top in kept):
                 path.unlink()
 
     def audit(self, line: str) -> None:
@@ -308,7 +323,10 @@ class Site:
                 fsync(generation / name)
         fsync(generation)
         fsync(generation.parent)
-        record.write(self.release(record.release) / "release.json")
+        directory = self.release(record.release)
+        directory.chmod(CLOSED)  # what the site has put in the record's way goes, and nothing else comes
+        record.write(directory / "release.json")
+        directory.chmod(OPEN)
         fsync(self.run / "releases")
         pending = self.run / "current.new"
         pending.unlink(missing_ok=True)
@@ -361,7 +379,7 @@ class Site:
     def user_secrets(self, number: int) -> dict[str, str]:
         """A release's secrets but for the secret key: what ``write_secrets`` has written."""
         kept = (path for path in self.secrets(number).iterdir() if SECRET.fullmatch(path.name))
-        return {path.name: path.read_text().removesuffix("\n") for path in kept}
+        return {path.name: entries.read(path).removesuffix("\n") for path in kept}
 
     def write_secrets(self, number: int, values: Mapping[str, str], key: SecretKey) -> None:
         """Write a release's secrets, each into a file of its own; those of the releases before it stay theirs."""
@@ -375,34 +393,49 @@ class Site:
 
 
 def make_directory(path: Path, mode: int, uid: int = 0, gid: int = 0) -> None:
-    """Make a directory with mode and owner, or bring an existing one to them."""
-    path.mkdir(parents=True, exist_ok=True)
-    os.chown(path, uid, gid)
-    path.chmod(mode)
+    """Make a directory with mode and owner, or bring an existing one to them.
+
+    A link to one is an operator's where only root may write; elsewhere somebody may have planted it.
+
+    Raises:
+        OSError: it cannot be made, or something else lies there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    follow = entries.is_own(path.parent.stat())
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | (0 if follow else os.O_NOFOLLOW))
+    try:
+        os.fchown(descriptor, uid, gid)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
 
 
 def write_durably(path: Path, text: str, mode: int, uid: int = 0, gid: int = 0) -> None:
     """Replace a file whole or not at all: temporary file, fsync, rename, fsync of the directory."""
     temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        descriptor = entries.create(temporary, mode)
         with os.fdopen(descriptor, "w") as handle:
             os.fchown(descriptor, uid, gid)
             os.fchmod(descriptor, mode)
             handle.write(text)
             handle.flush()
             os.fsync(descriptor)
-        temporary.replace(path)
+        entries.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        remove_tree(temporary)
         raise
     fsync(path.parent)
 
 
 def fsync(path: Path) -> None:
     """Make a file's content, or a directory's entries, durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         os.fsync(descriptor)
     finally:
@@ -411,12 +444,6 @@ def fsync(path: Path) -> None:
 
 def _numbers(names: Iterable[str]) -> set[int]:
     return {int(name) for name in names if name.isdecimal()}
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory and all below it, if it is there."""
-    if path.exists():
-        shutil.rmtree(path)
 
 
 def with_numbers(configuration: Mapping[str, Any], release: int, generation: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.commands import 
 from ansible_collections.hostwright.django.plugins.module_utils.cron import problem as cron_problem
 from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine
 from ansible_collections.hostwright.django.plugins.module_utils.housekeeping import HOST_COMMAND
+from ansible_collections.hostwright.django.plugins.module_utils.record_form import PART
 from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser
 from ansible_collections.hostwright.django.plugins.module_utils.release_module import ARGUMENTS as COMMON
 from ansible_collections.hostwright.django.plugins.module_utils.release_module import (
@@ -389,7 +390,7 @@ def spec_of(parameters: dict[str, Any]) -> Spec:
 
 
 def _part(option: str, name: object) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,29}", str(name)):
+    if not PART.fullmatch(str(name)):
         raise ReleaseError(
             "read the settings", f"{option}: {name!r} will not do; use lower-case letters, digits, '-', '_'"
         )

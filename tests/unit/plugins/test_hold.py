@@ -28,6 +28,20 @@ def test_a_hold_s_deadline_is_its_modification_time(tmp_path: Path) -> None:
     gate.open()
 
 
+def test_a_link_that_takes_the_place_of_a_rest_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = tmp_path / "victim"
+    victim.touch()
+    os.utime(victim, (1, 1))
+    monkeypatch.setattr(hold, "BEAT", 0.02)
+    gate = Maintenance(tmp_path / "rest")
+    gate.shut(3)
+    gate.path.unlink()
+    gate.path.symlink_to(victim)
+    time.sleep(0.1)
+    gate.open()
+    assert victim.stat().st_mtime == 1
+
+
 def test_a_hold_is_never_seen_without_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
     replace = Path.replace

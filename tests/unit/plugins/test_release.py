@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -494,6 +495,122 @@ def test_workers_and_jobs_belong_to_the_release(world: World) -> None:
 
 
 MAILER: dict[str, Any] = {"workers": {"mailer": ("send",)}}
+Plant = Callable[[Path], object]
+
+
+def link_to_victim(path: Path) -> None:
+    path.symlink_to(path.parents[5] / "victim")
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """What a planted link leads to: a file of the host."""
+    path = tmp_path / "victim"
+    path.write_text("untouched")
+    os.utime(path, (1, 1))
+    return path
+
+
+@pytest.mark.parametrize("plant", [link_to_victim, Path.mkdir, os.mkfifo])
+@pytest.mark.parametrize("version", ["1.1", "2.0"])
+def test_the_old_release_cannot_put_anything_in_the_way_of_the_new_one(
+    world: World, victim: Path, monkeypatch: pytest.MonkeyPatch, plant: Plant, version: str
+) -> None:
+    """Its process sees the new release's directory: it plants there whatever it wants, as soon as it may write."""
+    run = PretendedEngine.run
+    directory = world.site.release(2)
+
+    def observed(engine: PretendedEngine, arguments: Sequence[str], timeout: float = 300) -> Answer:
+        if directory.is_dir() and directory.stat().st_mode & stat.S_IWGRP:
+            for name in ("go", ".go.new", "static", "release.json", ".release.json.new"):
+                if not os.path.lexists(directory / name):
+                    plant(directory / name)
+        return run(engine, arguments, timeout)
+
+    world.release("1.0")
+    monkeypatch.setattr(PretendedEngine, "run", observed)
+    world.release(version)
+    world.assert_consistent(world.spec(version))
+    go = (directory / "go").lstat()
+    assert (stat.S_ISREG(go.st_mode), stat.S_IMODE(go.st_mode)) == (True, 0o600)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o1770
+    assert (victim.read_text(), victim.stat().st_mtime) == ("untouched", 1)
+
+
+@pytest.mark.parametrize("plant", [link_to_victim, Path.mkdir, os.mkfifo, Path.touch])
+@pytest.mark.parametrize("name", ["rest", ".rest.new", "rested-gone", "release.json.new"])
+def test_what_a_site_puts_beside_its_socket_stops_no_release(
+    world: World, victim: Path, plant: Plant, name: str
+) -> None:
+    world.release("1.0", **MAILER)
+    for version in ("1.1", "2.0"):
+        live = world.site.current_record()
+        assert live
+        plant(world.site.release(live.release) / name)
+        world.release(version, **MAILER)
+    live = world.site.current_record()
+    assert live
+    assert (live.release, live.image) == (3, "polls:2.0")
+    assert (victim.read_text(), victim.stat().st_mtime) == ("untouched", 1)
+
+
+@pytest.mark.parametrize("plant", [link_to_victim, Path.mkdir, os.mkfifo, Path.touch])
+def test_what_lies_where_the_record_of_a_release_that_died_would_be_stops_no_release(
+    world: World, victim: Path, plant: Plant
+) -> None:
+    world.release("1.0")
+    world.site.release(2).mkdir()
+    plant(world.site.release(2) / "release.json")
+    world.release("1.1")
+    world.assert_consistent(world.spec("1.1"))
+    assert victim.read_text() == "untouched"
+
+
+def test_a_database_file_that_leads_nowhere_stops_no_release(world: World) -> None:
+    world.release("1.0")
+    world.live_database.with_name("db.sqlite3-journal").symlink_to("nowhere")
+    world.release("2.0")
+    world.assert_consistent(world.spec("2.0"))
+
+
+def test_a_link_among_static_files_is_not_shared(world: World, victim: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = PretendedEngine._do_cp
+
+    def copied(engine: PretendedEngine, words: list[str]) -> Answer:
+        (Path(words[2]) / PHOTO).symlink_to(victim)
+        return copy(engine, words)
+
+    monkeypatch.setattr(PretendedEngine, "_do_cp", copied)
+    world.release("1.0")
+    assert not os.path.lexists(world.site.static / "shared" / PHOTO)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "named"),
+    [
+        ("jobs", {"tidy": {"schedule": "* * * * * root evil\n#", "command": ["check"]}}, "one line"),
+        ("jobs", {"tidy": {"schedule": "17 25 * * *", "command": ["check"]}}, "hour"),
+        ("jobs", {"a b": {"schedule": "17 * * * *", "command": ["check"]}}, "'a b' cannot be a name"),
+        ("jobs", {"tidy": {"schedule": "17 * * * *", "command": "check"}}, "'check' is no command"),
+        ("workers", {"x\nroot": ["check"]}, "cannot be a name"),
+        ("workers", {"x": []}, "is no command"),
+        ("pre_release", [["check", 1]], "is no command"),
+        ("image", "--privileged", "is of the image '--privileged'"),
+        ("limits", "1g", "has '1g' as 'limits'"),
+    ],
+)
+def test_a_wish_that_no_release_has_recorded_is_not_followed(
+    world: World, part: str, value: object, named: str
+) -> None:
+    world.release("1.0")
+    world.release("1.1")
+    path = world.site.release(1) / "release.json"
+    record = json.loads(path.read_text())
+    record["spec"][part] = value
+    path.write_text(json.dumps(record))
+    with pytest.raises(ReleaseError, match=f"{path} cannot be read: .*{named}.*Put back"):
+        world.releaser().rollback(Rollback())
+    assert not (world.site.root.parent / "hostwright-polls-jobs").exists()
 
 
 @pytest.fixture

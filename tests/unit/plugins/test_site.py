@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.hostwright.django.plugins.module_utils import site as module
+from ansible_collections.hostwright.django.plugins.module_utils.entries import remove_tree
 from ansible_collections.hostwright.django.plugins.module_utils.secret_key import Fallback, SecretKey
 from ansible_collections.hostwright.django.plugins.module_utils.site import (
     Record,
     ReleaseError,
     Site,
     make_directory,
-    remove_tree,
     with_numbers,
     write_durably,
 )
@@ -109,6 +109,67 @@ def test_an_unreadable_record_is_named(site: Site, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ReleaseError, match=str(path)):
         site.records()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"site": "blog"}, {"release": 2}, {"release": "1"}, {"release": True}, {"generation": 0}, {"generation": "1"},
+        {"previous": "0"}, {"image": "--privileged"}, {"image": "polls"}, {"image": 1}, {"image_id": "-v"},
+        {"container": "nginx"}, {"configuration": "/etc/passwd"}, {"migrations": "polls.0001"}, {"migrations": [1]},
+        {"version": 1}, {"created": None}, {"spec": []}, {"restored": 1}, {"more": 1},
+    ],
+)  # fmt: skip
+def test_a_record_that_no_release_has_written_is_refused(site: Site, changes: dict[str, Any]) -> None:
+    commit(site, record(1))
+    path = site.release(1) / "release.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ReleaseError, match=r"release\.json cannot be read.*Put back") as caught:
+        site.records()
+    assert next(iter(changes)) in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_a_record_that_somebody_else_may_have_written_is_refused(site: Site, mode: int) -> None:
+    commit(site, record(1))
+    (site.release(1) / "release.json").chmod(mode)
+    with pytest.raises(ReleaseError, match=f"mode {mode:04o}; it must be root's"):
+        site.current_record()
+
+
+def test_a_record_that_is_a_link_is_refused(site: Site, tmp_path: Path) -> None:
+    commit(site, record(1))
+    path = site.release(1) / "release.json"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ReleaseError, match="symbolic link"):
+        site.current_record()
+
+
+def test_a_site_cannot_write_beside_its_record_while_root_does(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[int] = []
+    write = Record.write
+
+    def observed(made: Record, path: Path) -> None:
+        modes.append(mode(path.parent))
+        write(made, path)
+
+    monkeypatch.setattr(Record, "write", observed)
+    commit(site, record(1))
+    assert modes == [0o750]
+    assert mode(site.release(1)) == 0o1770
+
+
+def test_a_secret_that_is_a_link_is_not_followed(site: Site, tmp_path: Path) -> None:
+    site.write_secrets(1, {}, SecretKey("one"))
+    (tmp_path / "shadow").write_text("of the host")
+    (site.secrets(1) / "TOKEN").symlink_to(tmp_path / "shadow")
+    with pytest.raises(OSError, match="TOKEN"):
+        site.user_secrets(1)
+    (site.secrets(1) / "secret_key").unlink()
+    (site.secrets(1) / "secret_key").symlink_to(tmp_path / "shadow")
+    with pytest.raises(OSError, match="secret_key"):
+        SecretKey.read(site.secrets(1))
 
 
 def test_current_names_a_whole_release_whenever_the_power_goes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
