@@ -78,7 +78,9 @@ class Host:
             "configuration": "/site/config/releases/7.json",
             **changes,
         }
-        (self.run_directory / "releases/7/release.json").write_text(json.dumps(record), encoding="utf-8")
+        path = self.run_directory / "releases/7/release.json"
+        path.write_text(json.dumps(record), encoding="utf-8")
+        path.chmod(0o644)
 
     def settings(self, **changes: Any) -> None:
         """Write what the role backup writes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,6 +121,36 @@ def test_a_release_that_commits_meanwhile_is_backed_up_too(host: Host) -> None:
     host.answer("run.rc", f'sed -i \'s/"generation": 3/"generation": 4/\' {record}')
     assert host.run("backup", "polls").returncode == 0
     assert [call[0] for call in host.calls()] == ["container", "run", "container", "run"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"container": "--privileged"}, {"container": "hostwright-nginx"}, {"image_id": "--privileged"},
+        {"image": "-v/:/x"}, {"configuration": "/etc/passwd"}, {"release": "../../x"}, {"site": "blog"},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("verb", ["backup", "job"])
+def test_a_record_that_no_release_has_written_is_refused(host: Host, verb: str, changes: dict[str, str]) -> None:
+    host.record(**changes)
+    result = host.run(verb, "polls", *(["tidy"] if verb == "job" else []))
+    assert result.returncode == 1
+    for part in ("release.json", next(iter(changes)), "owner root and mode 0644"):
+        assert part in result.stderr
+    assert host.calls() == []
+
+
+@pytest.mark.parametrize("planted", ["link", "pipe", "writable"])
+def test_a_record_that_somebody_else_may_have_written_is_refused(host: Host, planted: str) -> None:
+    path = host.run_directory / "releases/7/release.json"
+    if planted == "writable":
+        path.chmod(0o664)
+    else:
+        path.rename(host.root / "elsewhere")
+        path.symlink_to(host.root / "elsewhere") if planted == "link" else os.mkfifo(path)
+    result = host.run("manage", "polls", "--", "check")
+    assert (result.returncode, "owner root and mode 0644" in result.stderr) == (1, True)
+    assert host.calls() == []
 
 
 def test_a_destination_that_is_not_there(host: Host) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,6 +89,15 @@ class TestBackup:
         assert host.run("backup", "polls").returncode == 0
         assert victim.read_text(encoding="utf-8") == "precious"
         assert not (host.backups / "status.json").is_symlink()
+
+    def test_a_pipe_that_the_site_laid_is_not_waited_for(self, host: Host) -> None:
+        host.makes()
+        for name in ("log", "x.json.sha256", "hostwright.prom"):
+            os.mkfifo(host.backups / name)
+        (host.backups / ".status.json.new").mkdir()
+        assert host.run("backup", "polls").returncode == 0
+        assert (host.backups / "hostwright.prom").is_file()
+        assert (host.backups / "status.json").is_file()
 
     def test_hooks_run_first_with_the_sites_name(self, host: Host) -> None:
         host.makes()
@@ -287,6 +299,15 @@ class TestDrill:
         assert host.run("drill", "polls").returncode == 1
         assert (host.bin / "seen").read_text(encoding="utf-8") == ""
         assert not (host.data / "drill").exists()
+
+    def test_a_scratch_place_without_end_is_removed(self, host: Host) -> None:
+        host.seal(100)
+        deep = "import os\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')"
+        host.answer("run.rc", f'cd {host.data}/drill && {sys.executable} -c "{deep}"; exit 1')
+        assert host.run("drill", "polls").returncode == 1
+        left = (host.data / "drill").exists()
+        subprocess.run(["rm", "-rf", "--", host.data / "drill"], check=True)  # it is too deep for pytest
+        assert not left
 
     def test_a_failure_is_as_loud_as_a_failed_backup(self, host: Host) -> None:
         name = host.seal(100)

@@ -18,6 +18,7 @@ from typing import Any
 
 from hostwright_host import offsite
 from hostwright_host.containers import Mount, OneShot, answer
+from hostwright_host.entries import remove_tree
 from hostwright_host.errors import TIMED_OUT, BusyError, CommandError
 from hostwright_host.health import Health, ended, publish, span
 from hostwright_host.notices import beat, failed, note
@@ -214,7 +215,7 @@ def _drill_one(site: Site, settings: Settings, chosen: Backup) -> dict[str, Any]
     record = site.current()
     scratch = site.data / "drill"
     # Another drill would be refused by the lock: what lies there a killed one left.
-    shutil.rmtree(scratch, ignore_errors=True)
+    remove_tree(scratch)
     needed, free = chosen.database_bytes + _SPARE, shutil.disk_usage(site.data).free
     if free < needed:
         raise CommandError(
@@ -236,7 +237,8 @@ def _drill_one(site: Site, settings: Settings, chosen: Backup) -> dict[str, Any]
         except CommandError as error:
             raise CommandError(f"{chosen.id} could not be restored and booted: {error}", error.exit_status) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the next drill removes it, or says why it cannot
+            remove_tree(scratch)
 
 
 def _give_away(path: Path) -> None:

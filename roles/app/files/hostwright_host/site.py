@@ -6,12 +6,17 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hostwright_host import entries
 from hostwright_host.errors import BusyError, CommandError
+
+_IMAGE = r"[a-z0-9][A-Za-z0-9._/:-]*"
+"""An image's name or its id: no option of docker."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Site:
             raise CommandError(f'There is no site "{self.name}" on this host. Sites: {", ".join(sites) or "none"}.', 2)
         if not path.exists():
             raise CommandError(f'The site "{self.name}" has no live release yet: deploy it first ({path} is missing).')
-        return read_object(path)
+        return read_record(path, self.name)
 
     def settings(self) -> Settings:
         """Read what the role backup has written, the private part too: without it nobody would be told of a failure."""
@@ -177,6 +182,34 @@ class Settings:
         return self.values[name]
 
 
+def read_record(path: Path, site: str) -> dict[str, Any]:
+    """Read a release's record, from which root takes what it runs: nobody else may have written it.
+
+    Raises:
+        CommandError: somebody may have, or it is not of that site and of the release whose directory it lies in.
+    """
+    number = path.parent.resolve().name
+    cure = "Put back what Hostwright has written there, with owner root and mode 0644."
+    try:
+        data = json.loads(entries.read(path, own=True))
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{path}: cannot be read: {error}. {cure}") from error
+    if not isinstance(data, dict):
+        raise CommandError(f"{path}: must be a JSON object. {cure}")
+    wanted = {
+        "site": re.escape(site),
+        "release": re.escape(number),
+        "container": re.escape(f"{site}-{number}"),
+        "configuration": re.escape(f"/site/config/releases/{number}.json"),
+        "image": _IMAGE,
+        "image_id": _IMAGE,
+    }
+    for name, pattern in wanted.items():
+        if name in data and not re.fullmatch(pattern, str(data[name])):
+            raise CommandError(f"{path}: {data[name]!r} cannot be the {name} of release {number} of {site}. {cure}")
+    return data
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file."""
     try:
@@ -198,18 +231,17 @@ def field(record: Mapping[str, Any], name: str, source: str) -> str:
 def write(path: Path, text: str, mode: int = 0o600) -> None:
     """Replace a file whole or not at all.
 
-    The directory may be somebody else's, who might have laid a symlink there: it is replaced, not followed.
+    The directory may be somebody else's, who might have put anything there: it is replaced, and no link followed.
     """
     temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        descriptor = entries.create(temporary, mode)
         with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
             os.fchmod(descriptor, mode)
             handle.write(text)
             handle.flush()
             os.fsync(descriptor)
-        temporary.replace(path)
+        entries.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        entries.remove_tree(temporary)
         raise

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hostwright_host import entries
 from hostwright_host.errors import CommandError
 
 _MANIFEST = ".json"
@@ -65,8 +66,8 @@ def backups(directory: Path) -> list[Backup]:
     for seal in directory.glob(f"*{_SEAL}"):
         name = seal.name[: -len(_SEAL)]
         try:
-            text = (directory / f"{name}{_MANIFEST}").read_bytes()
-            if seal.read_text(encoding="ascii").split()[:1] != [hashlib.sha256(text).hexdigest()]:
+            text = entries.read(directory / f"{name}{_MANIFEST}")
+            if entries.read(seal).split()[:1] != [hashlib.sha256(text.encode()).hexdigest()]:
                 continue
             manifest = json.loads(text)
             found.append(Backup(name, _seconds(str(manifest["time"])), manifest))
