@@ -13,9 +13,9 @@ from pathlib import Path
 
 from bench.counts import Count, Kills
 from bench.lab import DIRECTORY, Lab, LabError, call, pipe, say
-from bench.load import percentile
 from bench.report import Figure, Section, Table, Target
 from bench.runtime import Done, Running, Runtime, run, settle, watching_wal
+from tests.support.load import percentile
 
 RATE = 500.0
 # Seconds: of writing before anything is measured, of writing that nothing happens to, and after which a way's writes

@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
-from bench import load
 from bench.lab import BIN, DIRECTORY, PROJECT, TIME_LIMIT, Lab, LabError, call
-from bench.ledger import Ledger
+from tests.support import load
+from tests.support.ledger import Ledger
 
 HOST = "site"
 NAME = "ledger"
@@ -234,7 +234,7 @@ class Site:
         output = DIRECTORY / "load.json"
         output.unlink(missing_ok=True)
         sender = subprocess.Popen(
-            [sys.executable, "-m", "bench.load", "--url", f"http://{self.lab.address(HOST)}",
+            [sys.executable, "-m", "tests.support.load", "--url", f"http://{self.lab.address(HOST)}",
              "--seconds", str(LONGEST), "--rate", str(rate), "--output", str(output)],
             cwd=PROJECT, stdout=subprocess.DEVNULL,
         )  # fmt: skip

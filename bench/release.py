@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from bench import ledger
 from bench.delay import delayed
 from bench.deployed import HOST, Site, Traffic, checkout_without
 from bench.lab import DIRECTORY, Lab, LabError, say
-from bench.ledger import Tally
-from bench.load import percentile
 from bench.report import Figure, Section, Table, Target
+from tests.support import ledger
+from tests.support.ledger import Tally
+from tests.support.load import percentile
 
 RATE = 200.0
 MEGABYTES = "50"

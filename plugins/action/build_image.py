@@ -15,9 +15,13 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.hostwright.django.plugins.module_utils.bootstrap import Base
-from ansible_collections.hostwright.django.plugins.module_utils.image_store import ImageStore, StoreError
-from ansible_collections.hostwright.django.plugins.module_utils.project import ProjectError, context_files, digest_of
+from ansible_collections.hostwright.django.plugins.module_utils.image.bootstrap import Base
+from ansible_collections.hostwright.django.plugins.module_utils.image.project import (
+    ProjectError,
+    context_files,
+    digest_of,
+)
+from ansible_collections.hostwright.django.plugins.module_utils.image.store import ImageStore, StoreError
 
 display = Display()
 

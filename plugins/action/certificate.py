@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.hostwright.django.plugins.module_utils.certificate import CertificateError, judge
+from ansible_collections.hostwright.django.plugins.module_utils.nginx.tls_check import CertificateError, judge
 
 SITE = {
     "name": {"type": "str", "required": True},

@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.hostwright.django.plugins.module_utils.project import ProjectError, read_project
+from ansible_collections.hostwright.django.plugins.module_utils.image.project import ProjectError, read_project
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types

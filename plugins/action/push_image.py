@@ -16,8 +16,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.hostwright.django.plugins.module_utils import push_host
-from ansible_collections.hostwright.django.plugins.module_utils.image_store import (
+from ansible_collections.hostwright.django.plugins.module_utils.image import receiver
+from ansible_collections.hostwright.django.plugins.module_utils.image.store import (
     ExportedImage,
     ImageStore,
     Layer,
@@ -229,7 +229,7 @@ def _lacking(sent: list[Layer], state: dict[str, Any]) -> list[Piece]:
 @cache
 def _script() -> bytes:
     """The host's part of the push, without what only its readers need, compressed."""
-    tree = ast.parse(Path(push_host.__file__).read_text())
+    tree = ast.parse(Path(receiver.__file__).read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
             node.body = node.body[1:] or [ast.Pass()]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.hostwright.django.plugins.module_utils.audit import (
+from ansible_collections.hostwright.django.plugins.module_utils.audit.judge import (
     FAIL,
     Finding,
     Open,
@@ -16,7 +16,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.audit import (
     page,
     seen_from_outside,
 )
-from ansible_collections.hostwright.django.plugins.module_utils.scan import Outcome
+from ansible_collections.hostwright.django.plugins.module_utils.audit.outside import Outcome
 
 DOCUMENTATION = r"""
 name: audit_report

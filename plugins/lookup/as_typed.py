@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
-from ansible_collections.hostwright.django.plugins.module_utils import command_line
+from ansible_collections.hostwright.django.plugins.module_utils import extra_vars
 
 DOCUMENTATION = r"""
 name: as_typed
@@ -47,8 +47,8 @@ class LookupModule(LookupBase):  # type: ignore[misc]
         self.set_options(var_options=variables, direct=kwargs)
         words = command_line_words()
         try:
-            return [command_line.as_typed(name, str((variables or {}).get(name, "")), words) for name in terms]
-        except command_line.CommandLineError as error:
+            return [extra_vars.as_typed(name, str((variables or {}).get(name, "")), words) for name in terms]
+        except extra_vars.CommandLineError as error:
             raise AnsibleLookupError(str(error)) from error
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.hostwright.django.plugins.module_utils.site import make_directory, write_durably
+from .release.site import make_directory, write_durably
 
 PACKAGE = "hostwright_host"
 _LAUNCHER = """\

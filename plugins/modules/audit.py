@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hostwright.django.plugins.module_utils.audit_host import AuditedHost, look
+from ansible_collections.hostwright.django.plugins.module_utils.audit.inside import AuditedHost, look
 
 DOCUMENTATION = r"""
 module: audit

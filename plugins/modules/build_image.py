@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hostwright.django.plugins.module_utils.bootstrap import Base, BootstrapError, ensure_base
-from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
-from ansible_collections.hostwright.django.plugins.module_utils.image_store import ImageStore, StoreError
+from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine, EngineError
+from ansible_collections.hostwright.django.plugins.module_utils.image.bootstrap import Base, BootstrapError, ensure_base
+from ansible_collections.hostwright.django.plugins.module_utils.image.store import ImageStore, StoreError
 
 DOCUMENTATION = r"""
 module: build_image

@@ -83,12 +83,9 @@ import functools
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hostwright.django.plugins.module_utils.commands import run
-from ansible_collections.hostwright.django.plugins.module_utils.docker_daemon import (
-    Daemon,
-    without_credentials,
-)
-from ansible_collections.hostwright.django.plugins.module_utils.problems import ProblemError
+from ansible_collections.hostwright.django.plugins.module_utils.host.docker_daemon import Daemon, without_credentials
+from ansible_collections.hostwright.django.plugins.module_utils.host.problems import ProblemError
+from ansible_collections.hostwright.django.plugins.module_utils.host.process import run
 
 ARGUMENTS = {
     "options": {"type": "dict", "required": True},

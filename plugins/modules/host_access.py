@@ -95,10 +95,10 @@ problem:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hostwright.django.plugins.module_utils.commands import run
-from ansible_collections.hostwright.django.plugins.module_utils.host_access import HostAccess
-from ansible_collections.hostwright.django.plugins.module_utils.problems import ProblemError
-from ansible_collections.hostwright.django.plugins.module_utils.ssh_server import session
+from ansible_collections.hostwright.django.plugins.module_utils.access.access import HostAccess
+from ansible_collections.hostwright.django.plugins.module_utils.access.ssh_server import session
+from ansible_collections.hostwright.django.plugins.module_utils.host.problems import ProblemError
+from ansible_collections.hostwright.django.plugins.module_utils.host.process import run
 
 ARGUMENTS = {
     "state": {"type": "str", "choices": ["applied", "confirmed"], "default": "applied"},

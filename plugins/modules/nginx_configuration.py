@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hostwright.django.plugins.module_utils.certificate_host import Store
-from ansible_collections.hostwright.django.plugins.module_utils.commands import search_path
-from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine, EngineError
-from ansible_collections.hostwright.django.plugins.module_utils.nginx import (
+from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine, EngineError
+from ansible_collections.hostwright.django.plugins.module_utils.host.process import search_path
+from ansible_collections.hostwright.django.plugins.module_utils.nginx.acme import Store
+from ansible_collections.hostwright.django.plugins.module_utils.nginx.configuration import (
     ACME,
     Change,
     ConfigurationRefusedError,
@@ -23,7 +23,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.nginx import (
     unread,
     write,
 )
-from ansible_collections.hostwright.django.plugins.module_utils.site_certificates import Certificates
+from ansible_collections.hostwright.django.plugins.module_utils.nginx.tls_change import Certificates
 
 DOCUMENTATION = r"""
 module: nginx_configuration

@@ -163,7 +163,7 @@ users_outside_docker:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hostwright.django.plugins.module_utils import preflight, problems
+from ansible_collections.hostwright.django.plugins.module_utils.host import preflight, problems
 
 ARGUMENTS = {
     "distributions": {

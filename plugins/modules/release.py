@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hostwright.django.plugins.module_utils.commands import run
 from ansible_collections.hostwright.django.plugins.module_utils.cron import problem as cron_problem
-from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine
-from ansible_collections.hostwright.django.plugins.module_utils.housekeeping import HOST_COMMAND
-from ansible_collections.hostwright.django.plugins.module_utils.record_form import PART
-from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser
-from ansible_collections.hostwright.django.plugins.module_utils.release_module import ARGUMENTS as COMMON
-from ansible_collections.hostwright.django.plugins.module_utils.release_module import (
+from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine
+from ansible_collections.hostwright.django.plugins.module_utils.host.process import run
+from ansible_collections.hostwright.django.plugins.module_utils.release.backups import Shelf
+from ansible_collections.hostwright.django.plugins.module_utils.release.housekeeping import HOST_COMMAND
+from ansible_collections.hostwright.django.plugins.module_utils.release.module import ARGUMENTS as COMMON
+from ansible_collections.hostwright.django.plugins.module_utils.release.module import (
     HOLD_ARGUMENTS,
     perform,
     site_of,
     told,
 )
-from ansible_collections.hostwright.django.plugins.module_utils.restore import Restorer, Source
-from ansible_collections.hostwright.django.plugins.module_utils.restore_backups import Shelf
-from ansible_collections.hostwright.django.plugins.module_utils.site import SECRET, ReleaseError, Site
-from ansible_collections.hostwright.django.plugins.module_utils.spec import Job, Limits, Spec, words_of
+from ansible_collections.hostwright.django.plugins.module_utils.release.record_form import PART
+from ansible_collections.hostwright.django.plugins.module_utils.release.restore import Restorer, Source
+from ansible_collections.hostwright.django.plugins.module_utils.release.site import SECRET, ReleaseError, Site
+from ansible_collections.hostwright.django.plugins.module_utils.release.spec import Job, Limits, Spec, words_of
+from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Outcome, Releaser
 
 DOCUMENTATION = r"""
 module: release

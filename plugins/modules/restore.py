@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine
-from ansible_collections.hostwright.django.plugins.module_utils.release_module import (
+from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine
+from ansible_collections.hostwright.django.plugins.module_utils.release.backups import CHOOSE, Shelf, check
+from ansible_collections.hostwright.django.plugins.module_utils.release.module import (
     ARGUMENTS,
     HOLD_ARGUMENTS,
     perform,
     site_of,
     told,
 )
-from ansible_collections.hostwright.django.plugins.module_utils.restore import Restorer, Source, Wish
-from ansible_collections.hostwright.django.plugins.module_utils.restore_backups import CHOOSE, Shelf, check
-from ansible_collections.hostwright.django.plugins.module_utils.site import Record, ReleaseError, Site
-from ansible_collections.hostwright.django.plugins.module_utils.spec import words_of
+from ansible_collections.hostwright.django.plugins.module_utils.release.restore import Restorer, Source, Wish
+from ansible_collections.hostwright.django.plugins.module_utils.release.site import Record, ReleaseError, Site
+from ansible_collections.hostwright.django.plugins.module_utils.release.spec import words_of
 
 DOCUMENTATION = r"""
 module: restore

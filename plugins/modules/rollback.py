@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine
-from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser
-from ansible_collections.hostwright.django.plugins.module_utils.release_module import (
+from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine
+from ansible_collections.hostwright.django.plugins.module_utils.release.module import (
     ARGUMENTS,
     HOLD_ARGUMENTS,
     perform,
     site_of,
     told,
 )
-from ansible_collections.hostwright.django.plugins.module_utils.rollback import Rollback
+from ansible_collections.hostwright.django.plugins.module_utils.release.rollback import Rollback
+from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Outcome, Releaser
 
 DOCUMENTATION = r"""
 module: rollback

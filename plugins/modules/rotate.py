@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hostwright.django.plugins.module_utils.engine import Engine
-from ansible_collections.hostwright.django.plugins.module_utils.release import Outcome, Releaser
-from ansible_collections.hostwright.django.plugins.module_utils.release_module import (
-    ARGUMENTS,
-    perform,
-    site_of,
-    told,
-)
-from ansible_collections.hostwright.django.plugins.module_utils.site import ReleaseError
+from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine
+from ansible_collections.hostwright.django.plugins.module_utils.release.module import ARGUMENTS, perform, site_of, told
+from ansible_collections.hostwright.django.plugins.module_utils.release.site import ReleaseError
+from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Outcome, Releaser
 
 DOCUMENTATION = r"""
 module: rotate

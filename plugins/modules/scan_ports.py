@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hostwright.django.plugins.module_utils import scan
+from ansible_collections.hostwright.django.plugins.module_utils.audit import outside
 
 DOCUMENTATION = r"""
 module: scan_ports
@@ -84,12 +84,12 @@ def main() -> None:
     for port in given["ports"]:
         if not 1 <= port <= 65535:
             module.fail_json(msg=f"ports: {port} is not a TCP port; ports go from 1 to 65535")
-    addresses, outcomes = scan.resolve(given["addresses"])
-    own = [address for address in addresses if scan.is_own(address)]
-    outcomes += [scan.Outcome(address, skipped="it is an address of the machine that looks") for address in own]
+    addresses, outcomes = outside.resolve(given["addresses"])
+    own = [address for address in addresses if outside.is_own(address)]
+    outcomes += [outside.Outcome(address, skipped="it is an address of the machine that looks") for address in own]
     others = [address for address in addresses if address not in own]
-    further = scan.EVERY if given["every"] else ()
-    outcomes += scan.scan(others, (*scan.USUAL, *given["ports"]), further, given["timeout"])
+    further = outside.EVERY if given["every"] else ()
+    outcomes += outside.scan(others, (*outside.USUAL, *given["ports"]), further, given["timeout"])
     module.exit_json(changed=False, outcomes=[asdict(outcome) for outcome in outcomes])
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import load
-from bench.ledger import Ledger, compare
+from tests.support import load
+from tests.support.ledger import Ledger, compare
 
 PROJECT = Path(__file__).resolve().parents[2]
 NAME = "ledger"

@@ -1,6 +1,6 @@
 """What cannot be deployed is refused with one clear message, and nothing has changed.
 
-One of each kind; what a project may get wrong is in tests/unit/plugins/test_read_project.py.
+One of each kind; what a project may get wrong is in tests/unit/plugins/image/test_project.py.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from bench.ledger import CHANGES
 from tests.faults.site import BUSY, NAME, PATIENCE, ROOT, Site, Traffic, kill_group, wait_until
+from tests.support.ledger import CHANGES
 
 # The release's steps, and about how long each takes at least, seconds: the moment within a step is random.
 STEPS = {

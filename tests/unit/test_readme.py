@@ -132,7 +132,7 @@ def check_hostwright(words: list[str]) -> None:
 
 
 def check_certificates(words: list[str]) -> None:
-    program = "plugins/module_utils/certificate_host.py"
+    program = "plugins/module_utils/nginx/acme.py"
     run(sys.executable, program, *(word for word in words[1:] if word.startswith("-")), "--help")
 
 
@@ -143,7 +143,8 @@ def check_activation(words: list[str]) -> None:
 
 def check_systemctl(words: list[str]) -> None:
     assert words[1] == "restart"
-    assert f'"{words[2]}.service"' in (PROJECT / "plugins" / "module_utils" / "boot.py").read_text(encoding="utf-8")
+    unit = PROJECT / "plugins" / "module_utils" / "release" / "boot.py"
+    assert f'"{words[2]}.service"' in unit.read_text(encoding="utf-8")
 
 
 def check_tool(words: list[str]) -> None:

@@ -15,9 +15,9 @@ UTILS = "ansible_collections.hostwright.django.plugins.module_utils"
 def own_places(tmp_path: Path) -> Iterator[None]:
     """Keep what a release puts into the system's directories in the test's own."""
     with pytest.MonkeyPatch.context() as patch:  # one of its own: a test may undo the other
-        patch.setattr(f"{UTILS}.secret_files.MEMORY", tmp_path / "run" / "hostwright" / "secrets")
-        patch.setattr(f"{UTILS}.boot.PROGRAM", tmp_path / "hostwright-secrets.py")
-        patch.setattr(f"{UTILS}.boot.UNITS", tmp_path)
+        patch.setattr(f"{UTILS}.release.secret_files.MEMORY", tmp_path / "run" / "hostwright" / "secrets")
+        patch.setattr(f"{UTILS}.release.boot.PROGRAM", tmp_path / "hostwright-secrets.py")
+        patch.setattr(f"{UTILS}.release.boot.UNITS", tmp_path)
         yield
 
 
@@ -41,5 +41,5 @@ def owners(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up soon on a container that stays: a test that lets each removal fail would wait 10 s each time."""
-    place = "ansible_collections.hostwright.django.plugins.module_utils.containers"
+    place = "ansible_collections.hostwright.django.plugins.module_utils.release.containers"
     monkeypatch.setattr(f"{place}.REMOVAL_SECONDS", 0.2)

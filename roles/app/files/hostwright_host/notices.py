@@ -10,7 +10,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from hostwright_host import entries
+from hostwright_host import files
 from hostwright_host.errors import CommandError
 from hostwright_host.site import Settings
 from hostwright_host.store import written
@@ -42,7 +42,7 @@ def _append(path: Path, text: str) -> None:
     """Append to the log; the directory is the containers' user's: no link there is followed, no reader waited for."""
     with contextlib.suppress(FileNotFoundError):
         if path.lstat().st_size > _LOG_BYTES:
-            entries.replace(path, path.with_name(f"{path.name}.1"))
+            files.replace(path, path.with_name(f"{path.name}.1"))
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     with os.fdopen(descriptor, "a", encoding="utf-8") as handle:
         handle.write(text)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hostwright_host import entries
+from hostwright_host import files
 from hostwright_host.errors import BusyError, CommandError
 
 _IMAGE = r"[a-z0-9][A-Za-z0-9._/:-]*"
@@ -191,7 +191,7 @@ def read_record(path: Path, site: str) -> dict[str, Any]:
     number = path.parent.resolve().name
     cure = "Put back what Hostwright has written there, with owner root and mode 0644."
     try:
-        data = json.loads(entries.read(path, own=True))
+        data = json.loads(files.read(path, own=True))
     except (OSError, ValueError) as error:
         raise CommandError(f"{path}: cannot be read: {error}. {cure}") from error
     if not isinstance(data, dict):
@@ -235,13 +235,13 @@ def write(path: Path, text: str, mode: int = 0o600) -> None:
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
-        descriptor = entries.create(temporary, mode)
+        descriptor = files.create(temporary, mode)
         with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
             os.fchmod(descriptor, mode)
             handle.write(text)
             handle.flush()
             os.fsync(descriptor)
-        entries.replace(temporary, path)
+        files.replace(temporary, path)
     except BaseException:
-        entries.remove_tree(temporary)
+        files.remove_tree(temporary)
         raise

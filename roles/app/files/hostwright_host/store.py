@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hostwright_host import entries
+from hostwright_host import files
 from hostwright_host.errors import CommandError
 
 _MANIFEST = ".json"
@@ -66,8 +66,8 @@ def backups(directory: Path) -> list[Backup]:
     for seal in directory.glob(f"*{_SEAL}"):
         name = seal.name[: -len(_SEAL)]
         try:
-            text = entries.read(directory / f"{name}{_MANIFEST}")
-            if entries.read(seal).split()[:1] != [hashlib.sha256(text.encode()).hexdigest()]:
+            text = files.read(directory / f"{name}{_MANIFEST}")
+            if files.read(seal).split()[:1] != [hashlib.sha256(text.encode()).hexdigest()]:
                 continue
             manifest = json.loads(text)
             found.append(Backup(name, _seconds(str(manifest["time"])), manifest))

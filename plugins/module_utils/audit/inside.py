@@ -1,0 +1,515 @@
+"""A host audited from inside: who holds ports, what containers may do, who may read secrets, what is out of date.
+
+Nothing is changed. Reading (``AuditedHost``) is kept apart from judging, which is tested on invented hosts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..host.preflight import Expectation, Host, Listener, check_engine, parse_listeners
+from .judge import FAIL, WARN, Finding, Open, Port
+
+DAY = 86_400.0
+CERTIFICATE_DAYS = 14
+# apt-daily.timer refreshes them once a day, up to twelve hours late.
+LISTS_DAYS = 2
+ANYBODY = 0o077
+OTHERS = 0o007
+OWNERS = (0, 10001, 10002)  # root, the sites, Nginx
+PROXY = "docker-proxy"
+PASSWORDS = ("passwordauthentication", "kbdinteractiveauthentication")
+# With one of these a container gets out of itself: it loads modules, mounts, or reads any file of the host.
+ROOT_CAPABILITIES = ("ALL", "SYS_ADMIN", "SYS_MODULE", "DAC_READ_SEARCH")
+SOCKETS = ("/run/docker.sock", "/run/containerd/containerd.sock")
+# What must be nobody's but its owner's, or its owner's and its group's, with all that lies in it where it says **.
+PRIVATE = (
+    ("srv/hostwright/config/*/secrets/**", ANYBODY),
+    ("run/hostwright/secrets/**", ANYBODY),
+    ("srv/hostwright/nginx/tls/*/privkey.pem", ANYBODY),
+    ("srv/hostwright/nginx/acme", ANYBODY),
+    ("srv/hostwright/nginx/acme/config/archive/*/privkey*.pem", ANYBODY),
+    ("srv/hostwright/nginx/acme/config/accounts/**/private_key.json", ANYBODY),
+    ("etc/hostwright/*.json", ANYBODY),
+    ("etc/hostwright/*.restic", ANYBODY),
+    ("srv/hostwright/data/*", OTHERS),
+)
+BACKUPS = (("*.config.tar", ANYBODY), ("*.sqlite3.zst", OTHERS))
+CERTIFICATES = "srv/hostwright/nginx/tls/*/fullchain.pem"
+RECORDS = "srv/hostwright/web/*/run/current/release.json"
+LISTS = "var/lib/apt/lists/*Release"
+# Every refresh touches them, though it may find nothing new.
+REFRESHED = ("var/lib/apt/periodic/update-success-stamp", "var/lib/apt/lists/partial")
+SIMULATE = ("apt-get", "--simulate", "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=", "dist-upgrade")
+
+
+@dataclass(frozen=True)
+class Container:
+    """A running container, as far as it matters here. ``published`` are the host's ports with their addresses."""
+
+    id: str
+    name: str
+    image: str
+    published: Mapping[Port, tuple[str, ...]] = field(default_factory=dict)
+    privileged: bool = False
+    host_network: bool = False
+    host_processes: bool = False
+    capabilities: tuple[str, ...] = ()
+    sockets: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"container {self.name} ({self.image})"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that holds a port; ``unit`` and ``container`` are empty if it belongs to none."""
+
+    pid: int
+    name: str
+    unit: str = ""
+    container: str = ""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen: the addresses to try from outside, the ports that are held, what is wrong, how the rest is."""
+
+    addresses: tuple[str, ...]
+    ssh_ports: tuple[int, ...]
+    held: tuple[Open, ...]
+    findings: tuple[Finding, ...]
+    notes: Mapping[str, str]
+
+
+class AuditedHost(Host):
+    """Reads what an audit wants to know of a host."""
+
+    @property
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def udp(self) -> tuple[Listener, ...]:
+        """Every UDP socket that takes packets from anybody."""
+        return tuple(
+            listener
+            for name in ("udp", "udp6")
+            for listener in parse_listeners(self.text(f"proc/net/{name}"), state="07")
+        )
+
+    def text(self, path: str) -> str:
+        """A file's text; empty where it cannot be read."""
+        try:
+            return self.at(path).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    def programs(self, listeners: Sequence[Listener]) -> dict[str, Program]:
+        """The programs that hold sockets, by the socket's inode."""
+        found: dict[str, Program] = {}
+        for inode, process in self.holders(listener.inode for listener in listeners).items():
+            groups = self.text(f"proc/{process.pid}/cgroup")
+            found[inode] = Program(process.pid, process.name, unit_of(groups), container_of(groups))
+        return found
+
+    def containers(self) -> tuple[Container, ...]:
+        """The containers that run."""
+        listed = self.run(["docker", "ps", "--quiet", "--no-trunc"])
+        if not listed.ok or not listed.stdout.strip():
+            return ()
+        # One that has ended meanwhile makes the status 1; the others are there.
+        return parse_containers(self.run(["docker", "container", "inspect", *listed.stdout.split()]).stdout)
+
+    def bridges(self) -> tuple[str, ...]:
+        """The interfaces that the Engine made: what listens there is seen by containers only."""
+        listed = self.run(["docker", "network", "ls", "--quiet", "--filter", "driver=bridge"])
+        if not listed.ok or not listed.stdout.strip():
+            return ()
+        return parse_bridges(self.run(["docker", "network", "inspect", *listed.stdout.split()]).stdout)
+
+    def interfaces(self) -> str:
+        """The host's addresses, as ``ip -json address`` shows them."""
+        return self.run(["ip", "-json", "address", "show", "scope", "global"]).stdout
+
+    def sshd(self) -> dict[str, list[str]]:
+        """What the SSH server goes by, by the lower-case keyword; empty where there is none."""
+        found: dict[str, list[str]] = {}
+        for line in self.run(["sshd", "-T"]).stdout.splitlines():
+            key, _, value = line.partition(" ")
+            found.setdefault(key.lower(), []).append(value)
+        return found
+
+    def firewall(self) -> str:
+        """The firewall that is in force, by name; empty if none is known."""
+        if "table inet hostwright" in self.run(["nft", "list", "tables"]).stdout:
+            return "Hostwright's own (nftables, table inet hostwright)"
+        if re.search(r"^ENABLED=yes", self.text("etc/ufw/ufw.conf"), re.MULTILINE):
+            return "ufw"
+        if self.run(["systemctl", "is-active", "firewalld"]).ok:
+            return "firewalld"
+        rules = self.run(["iptables", "-S", "INPUT"]).stdout.strip()
+        return "" if rules in {"", "-P INPUT ACCEPT"} else "rules of the host's own (iptables -S INPUT)"
+
+    def private(self) -> Iterator[tuple[Path, int]]:
+        """Every file and directory that must not be open, with the bits that it must not have."""
+        for pattern, forbidden in PRIVATE:
+            inside = pattern.endswith("/**")
+            for found in sorted(self.root.glob(pattern.removesuffix("/**"))):
+                yield from ((path, forbidden) for path in (found, *(sorted(found.rglob("*")) if inside else ())))
+        for directory in self.backups():
+            for pattern, forbidden in BACKUPS:
+                yield from ((path, forbidden) for path in sorted(directory.glob(pattern)))
+
+    def backups(self) -> Iterator[Path]:
+        """The directories of the sites' backups."""
+        for settings in sorted(self.root.glob("srv/hostwright/config/*/backup.json")):
+            try:
+                yield self.at(json.loads(settings.read_text(encoding="utf-8"))["directory"])
+            except (OSError, ValueError, KeyError):
+                continue  # status tells of it
+
+    def end_of(self, certificate: Path) -> float | None:
+        """When a certificate ends, in seconds since the epoch; None if that cannot be told."""
+        shown = self.run(["openssl", "x509", "-noout", "-enddate", "-in", str(certificate)])
+        try:
+            return float(ssl.cert_time_to_seconds(shown.stdout.strip().partition("=")[2]))
+        except ValueError:
+            return None
+
+    def lists_age(self) -> float | None:
+        """Seconds since the package lists were refreshed; None if they never were."""
+        moments = [path.stat().st_mtime for path in map(self.at, REFRESHED) if path.exists()]
+        return self.now - max(moments) if moments and any(self.root.glob(LISTS)) else None
+
+    def shown(self, path: Path) -> str:
+        """A path as the host has it."""
+        return f"/{path.relative_to(self.root)}"
+
+
+def unit_of(groups: str) -> str:
+    """The systemd service in a process's ``/proc/PID/cgroup``; empty if there is none."""
+    found = re.findall(r"/([^/\n]+\.service)(?=/|$)", groups, re.MULTILINE)
+    return found[-1] if found else ""
+
+
+def container_of(groups: str) -> str:
+    """The innermost container's id in a process's ``/proc/PID/cgroup``; empty if there is none."""
+    found = re.findall(r"[0-9a-f]{64}", groups)
+    return found[-1] if found else ""
+
+
+def parse_containers(inspected: str) -> tuple[Container, ...]:
+    """Containers from what ``docker container inspect`` prints."""
+    return tuple(_container(one) for one in _parsed(inspected))
+
+
+def _container(one: Mapping[str, Any]) -> Container:
+    options = one["HostConfig"]
+    published: dict[Port, tuple[str, ...]] = {}
+    for bindings in (one["NetworkSettings"].get("Ports") or {}).items():
+        protocol = bindings[0].partition("/")[2]
+        for binding in bindings[1] or ():
+            port = Port(int(binding["HostPort"]), protocol)
+            published[port] = (*published.get(port, ()), binding["HostIp"] or "0.0.0.0")  # noqa: S104 (seen, not bound)
+    return Container(
+        id=one["Id"],
+        name=one["Name"].lstrip("/"),
+        image=one["Config"]["Image"],
+        published=published,
+        privileged=bool(options.get("Privileged")),
+        host_network=options.get("NetworkMode") == "host",
+        host_processes=options.get("PidMode") == "host",
+        capabilities=tuple(
+            name for name in options.get("CapAdd") or () if name.removeprefix("CAP_") in ROOT_CAPABILITIES
+        ),
+        sockets=tuple(mount["Source"] for mount in one.get("Mounts") or () if gives_engine(mount.get("Source") or "")),
+    )
+
+
+def gives_engine(source: str) -> bool:
+    """Whether a mounted path is the Engine's socket, or a directory that holds it."""
+    path = PurePosixPath(re.sub(r"^/var/run(?=/|$)", "/run", source))
+    return path.is_absolute() and any(PurePosixPath(socket).is_relative_to(path) for socket in SOCKETS)
+
+
+def parse_bridges(inspected: str) -> tuple[str, ...]:
+    """Names of the interfaces of the networks that ``docker network inspect`` shows."""
+    return tuple(
+        (network.get("Options") or {}).get("com.docker.network.bridge.name") or f"br-{network['Id'][:12]}"
+        for network in _parsed(inspected)
+    )
+
+
+def parse_addresses(shown: str, without: Sequence[str]) -> dict[str, bool]:
+    """Addresses from what ``ip -json address`` prints: whether each is one to try from outside.
+
+    Those of the interfaces ``without`` are not, nor are passing ones.
+    """
+    return {
+        address["local"]: interface.get("ifname") not in without
+        and not {"temporary", "deprecated", "tentative"} & {key for key, value in address.items() if value is True}
+        for interface in _parsed(shown)
+        for address in interface.get("addr_info") or ()
+        if "local" in address
+    }
+
+
+def _parsed(text: str) -> list[dict[str, Any]]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        return []
+    return found if isinstance(found, list) else []
+
+
+def hold(
+    containers: Sequence[Container],
+    sockets: Sequence[tuple[str, Listener]],
+    programs: Mapping[str, Program],
+    inner: Sequence[str],
+) -> tuple[Open, ...]:
+    """Who holds which ports open to more than the host and its containers.
+
+    Args:
+        containers: those that run.
+        sockets: protocol and socket.
+        programs: the programs that hold them, by inode.
+        inner: addresses that only containers see.
+    """
+    found = []
+    for container in containers:
+        for port, addresses in container.published.items():
+            outer = tuple(address for address in addresses if not _is_inner(address, inner))
+            if outer:
+                name = f"{outer[0]}:{port.number}" if ":" not in outer[0] else f"[{outer[0]}]:{port.number}"
+                close = f"publish it on 127.0.0.1:{port.number} instead of {name}, or not at all"
+                found.append(Open(port, outer, str(container), True, close))
+    published = {one.port for one in found}
+    names = {container.id: container for container in containers}
+    listening: dict[tuple[Port, str], tuple[str, list[str]]] = {}
+    for protocol, listener in sockets:
+        port = Port(listener.port, protocol)
+        program = programs.get(listener.inode)
+        if _is_inner(listener.address, inner) or (program and program.name == PROXY and port in published):
+            continue
+        who, close = _program(program, names)
+        listening.setdefault((port, who), (close, []))[1].append(listener.address)
+    for (port, who), (close, seen) in listening.items():
+        found.append(Open(port, tuple(dict.fromkeys(seen)), who, False, close))
+    return tuple(found)
+
+
+def _is_inner(address: str, inner: Sequence[str]) -> bool:
+    plain = address.removeprefix("::ffff:")
+    return plain.startswith("127.") or plain == "::1" or plain in inner
+
+
+def _program(program: Program | None, containers: Mapping[str, Container]) -> tuple[str, str]:
+    """Who a program is, and what closes its port."""
+    if program is None:
+        return "the kernel, or a program that cannot be seen", "find out what it is ('ss -lntup')"
+    container = containers.get(program.container)
+    if container:
+        return f"{program.name} (pid {program.pid}) in {container}", "run that container without --network host"
+    if program.unit:
+        who = f"{program.name} (pid {program.pid}) of {program.unit}"
+        return who, f"have it listen on 127.0.0.1, or 'systemctl disable --now {program.unit}'"
+    return f"{program.name} (pid {program.pid})", "have it listen on 127.0.0.1, or stop it"
+
+
+def check_containers(containers: Sequence[Container], trusted: Sequence[str]) -> list[Finding]:
+    """No container is to be root on the host in all but name."""
+    findings = []
+    for container in containers:
+        if container.name in trusted:
+            continue
+        do = f"or name {container.name} in audit_containers if it is meant to"
+        if container.sockets:
+            what = "a container has Docker's socket, which makes it root on the host"
+            findings.append(
+                Finding(
+                    FAIL, what, f"{container} mounts {', '.join(container.sockets)}", f"run it without that mount, {do}"
+                )
+            )
+        if container.privileged:
+            what = "a container is privileged, which makes it root on the host"
+            findings.append(Finding(FAIL, what, str(container), f"run it without --privileged, {do}"))
+        if container.capabilities:
+            what = "a container has capabilities that make it root on the host"
+            who = f"{container}, --cap-add {', '.join(container.capabilities)}"
+            findings.append(Finding(FAIL, what, who, f"run it without them, {do}"))
+        if container.host_network:
+            what = "a container shares the host's network, so that it can listen on any port"
+            findings.append(Finding(WARN, what, str(container), f"run it without --network host, {do}"))
+        if container.host_processes:
+            what = "a container sees the host's processes, and with the right user reads their secrets"
+            findings.append(Finding(WARN, what, str(container), f"run it without --pid host, {do}"))
+    return findings
+
+
+def check_private(host: AuditedHost) -> tuple[list[Finding], str]:
+    """Secrets, keys and databases must be their owners' only."""
+    findings = []
+    number = 0
+    for path, forbidden in host.private():
+        try:
+            status = path.lstat()
+        except FileNotFoundError:  # a release or a backup that goes meanwhile
+            continue
+        if stat.S_ISLNK(status.st_mode):
+            continue
+        number += 1
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & forbidden:
+            who = "others" if mode & OTHERS else "its group"
+            do = f"chmod {mode & ~forbidden:04o} {host.shown(path)}; then change the secrets in it"
+            findings.append(Finding(FAIL, f"{who} may read or change what is secret", _mode(host, path, mode), do))
+        elif status.st_uid not in OWNERS:
+            what = f"what is secret belongs to user {status.st_uid}"
+            findings.append(Finding(FAIL, what, _mode(host, path, mode), f"chown root {host.shown(path)}"))
+    return findings, f"{number} files and directories"
+
+
+def _mode(host: AuditedHost, path: Path, mode: int) -> str:
+    return f"{host.shown(path)} has mode {mode:04o}"
+
+
+def check_certificates(host: AuditedHost) -> tuple[list[Finding], str]:
+    """Certificates must last for a while."""
+    findings: list[Finding] = []
+    ends: list[str] = []
+    for path in sorted(host.root.glob(CERTIFICATES)):
+        end = host.end_of(path)
+        where = host.shown(path)
+        if end is None:
+            what = "when a certificate ends cannot be told"
+            findings.append(Finding(WARN, what, where, f"'openssl x509 -in {where} -noout -text' on the host says why"))
+            continue
+        day = time.strftime("%Y-%m-%d", time.gmtime(end))
+        left = (end - host.now) / DAY
+        ends.append(f"{path.parent.name} until {day}")
+        do = "renew it, then deploy; with site_tls: acme read why it was not renewed (journalctl -t hostwright)"
+        if left <= 0:
+            findings.append(Finding(FAIL, "a certificate has expired", f"{where}, on {day}", do))
+        elif left < CERTIFICATE_DAYS:
+            findings.append(Finding(WARN, f"a certificate ends in {left:.0f} days", f"{where}, on {day}", do))
+    return findings, ", ".join(ends) or "none"
+
+
+def check_sqlite(host: AuditedHost) -> tuple[list[Finding], str]:
+    """The SQLite of every live release must be one that does not corrupt databases; the runtime in it judges."""
+    findings: list[Finding] = []
+    versions: list[str] = []
+    for path in sorted(host.root.glob(RECORDS)):
+        try:
+            container = json.loads(path.read_text(encoding="utf-8"))["container"]
+        except (OSError, ValueError, KeyError):
+            continue
+        question = "from hostwright.sqlite import require_safe; print(require_safe())"
+        answer = host.run(["docker", "exec", container, "python3", "-c", question])
+        said = (answer.said.splitlines() or ["no answer"])[-1]
+        if answer.ok:
+            versions.append(f"{said} in {container}")
+        elif "HostwrightError" in said:
+            what = said.partition(": ")[2]
+            findings.append(
+                Finding(FAIL, what, f"container {container}", "raise image_serial and the version, then deploy")
+            )
+        else:
+            do = f"'docker logs {container}' on the host, or deploy"
+            findings.append(Finding(WARN, "the SQLite of the live release cannot be told", f"{container}: {said}", do))
+    return findings, ", ".join(versions) or "no live release"
+
+
+def check_ssh(settings: Mapping[str, Sequence[str]]) -> tuple[list[Finding], str]:
+    """Nobody is to come in by guessing."""
+    if not settings:
+        return [], "no OpenSSH server"
+    keyword = next((key for key in PASSWORDS if "yes" in settings.get(key, ())), "")
+    root = " ".join(settings.get("permitrootlogin", ["unknown"]))
+    note = f"port {', '.join(settings.get('port', []))}, password login {'yes' if keyword else 'no'}, root login {root}"
+    if not keyword:
+        return [], note
+    what = "SSH lets in whoever knows a password" + (", root too" if root == "yes" else "")
+    do = "run playbooks/harden.yml, or say 'PasswordAuthentication no' in a file of /etc/ssh/sshd_config.d"
+    return [Finding(WARN, what, f"sshd -T: {keyword} yes", do)], note
+
+
+def check_upgrades(host: AuditedHost) -> tuple[list[Finding], str]:
+    """No security upgrade is to wait."""
+    do = "'apt-get update && apt-get upgrade' on the host, or playbooks/harden.yml, which has it done every day"
+    findings = []
+    age = host.lists_age()
+    days = "never refreshed" if age is None else f"refreshed {age / DAY:.1f} days ago"
+    if age is None or age > LISTS_DAYS * DAY:
+        what = "whether security upgrades wait cannot be told"
+        findings.append(Finding(WARN, what, f"the package lists were {days}", do))
+    packages = parse_upgrades(host.run(SIMULATE).stdout)
+    if packages:
+        some = ", ".join(packages[:5]) + (f" and {len(packages) - 5} more" if len(packages) > 5 else "")
+        findings.append(Finding(WARN, f"{len(packages)} security upgrades wait", some, do))
+    return findings, f"{len(packages)} wait; package lists {days}"
+
+
+def parse_upgrades(simulated: str) -> list[str]:
+    """Packages that ``apt-get --simulate`` would take from a security archive.
+
+    Lines are like ``Inst openssl [3.5.1-1] (3.5.1-1+deb13u1 Debian-Security:13/stable-security [amd64])``.
+    """
+    return re.findall(r"^Inst (\S+) .*\(\S+ [^)]*-security[^)]*\)", simulated, re.MULTILINE | re.IGNORECASE)
+
+
+def check_version(host: AuditedHost, minimum: str) -> tuple[list[Finding], str]:
+    """The Engine must be new enough; whether it is still maintained is beyond what a host knows."""
+    engine = host.engine()
+    problems = check_engine(engine, host.systemd, Expectation(engine_minimum=minimum))
+    note = f"Docker {engine.version}, at least {minimum} is wanted" if engine.answers else "no Docker Engine answers"
+    return [Finding(FAIL, problem.what, problem.where, problem.do) for problem in problems], note
+
+
+def look(host: AuditedHost, engine_minimum: str, trusted: Sequence[str]) -> Look:
+    """Look at a host and judge all but the ports, which need a look from outside too."""
+    containers = host.containers()
+    addresses = parse_addresses(host.interfaces(), host.bridges())
+    sockets = [("tcp", listener) for listener in host.listeners()] + [("udp", listener) for listener in host.udp()]
+    programs = host.programs([listener for _, listener in sockets])
+    held = hold(containers, sockets, programs, [address for address, outer in addresses.items() if not outer])
+    ssh = host.sshd()
+    checked = {
+        "containers": (check_containers(containers, trusted), _containers(containers, held)),
+        "engine": check_version(host, engine_minimum),
+        "secrets": check_private(host),
+        "certificates": check_certificates(host),
+        "SQLite": check_sqlite(host),
+        "SSH": check_ssh(ssh),
+        "security upgrades": check_upgrades(host),
+        "firewall": ([], host.firewall() or "none is known"),
+        "UDP (not tried from outside)": ([], _udp(held)),
+    }
+    return Look(
+        tuple(address for address, outer in addresses.items() if outer),
+        tuple(int(port) for port in ssh.get("port", ())),
+        held,
+        tuple(finding for findings, _ in checked.values() for finding in findings),
+        {label: note for label, (_, note) in checked.items()},
+    )
+
+
+def _containers(containers: Sequence[Container], held: Sequence[Open]) -> str:
+    return (
+        f"{len(containers)} running, {len({one.who for one in held if one.published})} of them publish ports to others"
+    )
+
+
+def _udp(held: Sequence[Open]) -> str:
+    some = sorted({one.port.number for one in held if one.port.protocol == "udp"})
+    return f"{', '.join(map(str, some))} open to others" if some else "none open to others"

@@ -1,0 +1,204 @@
+"""What an audit finds, and the page that shows it; a host's ports, judged by what was seen from both sides of it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .outside import Outcome
+
+FAIL, WARN = "FAIL", "WARN"
+# 80 columns, less the eight by which Ansible indents what it shows.
+WIDTH = 72
+LABEL = 6
+# Of so many ports that answer on one address, most are not the host's: something on the way accepts every connection.
+IMPLAUSIBLE = 200
+BYPASS = "A rule for incoming packets (ufw, iptables INPUT) does not close it: Docker forwards it before"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong (FAIL) or may be (WARN): what, where or who, and what to do."""
+
+    severity: str
+    what: str
+    who: str
+    do: str
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of a host; ``protocol`` is tcp or udp."""
+
+    number: int
+    protocol: str = "tcp"
+
+    def __str__(self) -> str:
+        return f"{self.protocol.upper()} port {self.number}"
+
+    @classmethod
+    def read(cls, text: str) -> Port:
+        """Read ``5432`` or ``53/udp``.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        number, _, protocol = text.strip().partition("/")
+        if not number.isdecimal() or not 1 <= int(number) <= 65535 or protocol not in {"", "tcp", "udp"}:
+            raise ValueError(f"'{text}' is no port: say it like 8443 or 53/udp")
+        return cls(int(number), protocol or "tcp")
+
+
+@dataclass(frozen=True)
+class Open:
+    """A port that something on the host holds: a container publishes it, or a program listens.
+
+    ``close`` is what closes it.
+    """
+
+    port: Port
+    addresses: tuple[str, ...]
+    who: str
+    published: bool
+    close: str
+
+    @classmethod
+    def read(cls, seen: Mapping[str, Any]) -> Open:
+        """Make it of what the module ``audit`` returned."""
+        port = Port(seen["port"], seen["protocol"])
+        return cls(port, tuple(seen["addresses"]), seen["who"], seen["published"], seen["close"])
+
+
+def judge_ports(held: Sequence[Open], outcomes: Sequence[Outcome], declared: Iterable[Port]) -> list[Finding]:
+    """Compare the ports that answer from outside, or could, with those that are meant to.
+
+    Args:
+        held: what containers and programs of the host hold open to more than the host itself.
+        outcomes: of every address, what was seen from outside.
+        declared: the ports that are meant to be open.
+    """
+    meant = set(declared)
+    findings = _doubts(outcomes)
+    answering: dict[Port, list[str]] = {}
+    for outcome in outcomes:
+        for number in outcome.open if not _is_implausible(outcome) else ():
+            answering.setdefault(Port(number), []).append(outcome.address)
+    holders = {port: [one for one in held if one.port == port] for port in {one.port for one in held}}
+    for port in sorted({*answering, *holders} - meant, key=lambda port: (port.number, port.protocol)):
+        seen = answering.get(port, [])
+        if port not in holders:
+            findings.append(_stranger(port, seen))
+        # A program that listens on UDP is not judged: it cannot be tried from outside, and many are clients.
+        judged = (one for one in holders.get(port, ()) if one.published or port.protocol == "tcp")
+        findings.extend(_held(one, seen) for one in judged)
+    return findings
+
+
+def _held(one: Open, seen: Sequence[str]) -> Finding:
+    do = f"{one.close}; or name {_name(one.port)} in audit_ports" + (f". {BYPASS}" if one.published else "")
+    if seen:
+        what = f"{one.port} answers from outside, and is not declared"
+        return Finding(FAIL, what, f"{one.who}; seen on {', '.join(seen)}", do)
+    where = f"on {', '.join(one.addresses)}"
+    if one.published:
+        what = f"{one.port} is published, and is not declared"
+        tried = "it did not answer from here" if one.port.protocol == "tcp" else "UDP was not tried"
+        return Finding(FAIL, what, f"{one.who} {where}; {tried}", do)
+    what = f"{one.port} is kept closed by nothing but a firewall, and is not declared"
+    return Finding(WARN, what, f"{one.who} {where}; it did not answer from here", do)
+
+
+def _stranger(port: Port, seen: Sequence[str]) -> Finding:
+    return Finding(
+        FAIL,
+        f"{port} answers from outside, and is not declared",
+        f"nobody on the host is seen to hold it; seen on {', '.join(seen)}",
+        "look for a forwarded port ('iptables-save -t nat', 'nft list ruleset'), or a router that answers for the host",
+    )
+
+
+def _name(port: Port) -> str:
+    return str(port.number) if port.protocol == "tcp" else f"{port.number}/{port.protocol}"
+
+
+def _is_implausible(outcome: Outcome) -> bool:
+    return len(outcome.open) > max(IMPLAUSIBLE, outcome.tried // 2)
+
+
+def _doubts(outcomes: Sequence[Outcome]) -> list[Finding]:
+    """What keeps the look from outside from being one."""
+    findings = [
+        Finding(
+            FAIL,
+            "what answers from outside cannot be told",
+            f"{len(outcome.open)} of {outcome.tried} ports of {outcome.address} answer: a proxy or firewall on the way "
+            "accepts every connection",
+            "look from elsewhere: -e audit_from=HOST, a host of the inventory outside of that network",
+        )
+        for outcome in outcomes
+        if _is_implausible(outcome)
+    ]
+    if not any(outcome.reached for outcome in outcomes):
+        findings.append(
+            Finding(
+                FAIL,
+                "nobody looked from outside",
+                "; ".join(f"{outcome.address}: {_why(outcome)}" for outcome in outcomes) or "the host has no address",
+                "look from where the host can be reached: -e audit_from=HOST, a host of the inventory",
+            )
+        )
+    return findings
+
+
+def _why(outcome: Outcome) -> str:
+    return outcome.skipped or f"nothing came back from {outcome.tried} ports"
+
+
+def seen_from_outside(outcomes: Sequence[Outcome]) -> list[str]:
+    """A line for each address: what answered, and of how many ports."""
+    lines = []
+    for outcome in outcomes:
+        if not outcome.reached:
+            lines.append(f"{outcome.address}: not judged, {_why(outcome)}")
+            continue
+        some = f"TCP {', '.join(map(str, outcome.open))}" if outcome.open else "nothing"
+        answers = f"{len(outcome.open)} ports" if _is_implausible(outcome) else some
+        silent = outcome.tried - len(outcome.open) - outcome.refused
+        rest = f"of {outcome.tried} ports {outcome.refused} were refused, {silent} silent"
+        lines.append(f"{outcome.address}: {answers} answered; {rest}")
+    return lines
+
+
+def page(host: str, findings: Sequence[Finding], outside: Sequence[str], notes: Mapping[str, str]) -> str:
+    """Lay an audit out for a reader: what is wrong first, then what was looked at."""
+    ordered = sorted(findings, key=lambda finding: finding.severity != FAIL)
+    lines = [f"{host}: {counted(ordered)}"]
+    for finding in ordered:
+        lines += _part(finding.severity, f"{finding.what}: {finding.who}")
+        lines += _part("", f"-> {finding.do}", 3)
+    for line in outside:
+        lines += _part("out", line)
+    for label, text in notes.items():
+        lines += _part("in", f"{label}: {text}")
+    return "\n".join(lines)
+
+
+def counted(findings: Sequence[Finding]) -> str:
+    """How many failures and warnings there are, in words."""
+    count = {severity: sum(finding.severity == severity for finding in findings) for severity in (FAIL, WARN)}
+    words = ((count[FAIL], "failure"), (count[WARN], "warning"))
+    said = [f"{number} {word}{'s' * (number > 1)}" for number, word in words if number]
+    return ", ".join(said) or "nothing is wrong"
+
+
+def _part(label: str, text: str, hang: int = 0) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=f"{label:<{LABEL}}",
+        subsequent_indent=" " * (LABEL + hang),
+        break_on_hyphens=False,
+        break_long_words=False,
+    )

@@ -1,0 +1,627 @@
+"""What must hold on a host before anything is changed on it, looked at in one go and without changing anything.
+
+Reading the host (``Host``) is kept apart from judging it (the ``check_…`` functions), so that the judgement is tested
+on invented hosts.
+"""
+
+from __future__ import annotations
+
+import grp
+import importlib.util
+import json
+import os
+import platform
+import pwd
+import re
+import shutil
+import socket
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .docker_daemon import UNIT, parse, read
+from .problems import Problem, ProblemError
+from .process import Runner, run, search_path
+
+MEGABYTE = 1_000_000
+FEW_INODES = 2_000
+ENGINE_SPACE = "engine"
+DEFAULT_DATA_ROOT = Path("/var/lib/docker")
+CONTAINERD_ROOT = Path("/var/lib/containerd")
+LISTENING = "0A"
+MACHINES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
+DAEMON_PACKAGES = ("docker.io", "docker-ce")
+
+
+@dataclass(frozen=True)
+class Space:
+    """Room that is needed: a path, or ``engine`` for where the Engine keeps its images; megabytes of 10^6 bytes."""
+
+    path: str
+    megabytes: int
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a host is expected to be and to have. Empty values expect nothing.
+
+    ``distributions`` are like ``debian 13``, ``engine`` is ``optional`` or ``required``, ``container`` may hold the
+    ``ports`` already, ``users`` are accounts that must exist.
+    """
+
+    distributions: tuple[str, ...] = ()
+    platform: str = ""
+    engine: str = "optional"
+    engine_minimum: str = ""
+    space: tuple[Space, ...] = ()
+    ports: tuple[int, ...] = ()
+    container: str = ""
+    users: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A Linux distribution by its os-release file; ``version`` is empty where it has none (Debian testing)."""
+
+    id: str = ""
+    version: str = ""
+    codename: str = ""
+    name: str = ""
+
+    @property
+    def short(self) -> str:
+        """The form in which distributions are listed: ``debian 13``."""
+        return f"{self.id} {self.version}".strip()
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """The Docker Engine of a host, as far as it can be seen.
+
+    ``package`` is the package that installed its daemon (empty: none or another way), ``unit`` whether systemd knows
+    its service, ``failure`` why it did not answer, ``image_root`` where it keeps images.
+    """
+
+    client: bool = False
+    daemon: bool = False
+    answers: bool = False
+    version: str = ""
+    storage_driver: str = ""
+    data_root: Path = DEFAULT_DATA_ROOT
+    image_root: Path = DEFAULT_DATA_ROOT
+    package: str = ""
+    unit: bool = False
+    active: bool = False
+    enabled: bool = False
+    failure: str = ""
+
+    @property
+    def present(self) -> bool:
+        """Whether an Engine is on the host: its daemon, or another that answers the client."""
+        return self.daemon or self.answers
+
+
+@dataclass(frozen=True)
+class Filesystem:
+    """A mounted file system: free space in bytes, free inodes (None: it does not count them)."""
+
+    device: int
+    free: int
+    inodes: int | None = None
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A socket that listens on a port."""
+
+    port: int
+    address: str
+    inode: str
+
+
+@dataclass(frozen=True)
+class Process:
+    """A program that runs."""
+
+    pid: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The outcome: every problem, and the facts for the tasks that follow."""
+
+    problems: tuple[Problem, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Host:
+    """Reads a host; the only place of this module that touches it. ``root`` is where its files are found."""
+
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        runner: Runner = run,
+        os_release: str = "/etc/os-release",
+        daemon_configuration: str = "/etc/docker/daemon.json",
+    ) -> None:
+        self.root = root
+        self.run = runner
+        self.os_release = self.at(os_release)
+        self.daemon_configuration = self.at(daemon_configuration)
+
+    def at(self, path: str | Path) -> Path:
+        """A path of the host as a path to open."""
+        return self.root / str(path).lstrip("/")
+
+    @property
+    def machine(self) -> str:
+        """The processor's name as the kernel has it."""
+        return platform.machine()
+
+    @property
+    def systemd(self) -> bool:
+        """Whether systemd runs the host."""
+        return self.at("/run/systemd/system").is_dir()
+
+    @property
+    def package_interrupted(self) -> bool:
+        """Whether dpkg was interrupted: apt refuses to work while there are files with numbers for names."""
+        updates = self.at("/var/lib/dpkg/updates")
+        return updates.is_dir() and any(entry.name.isdigit() for entry in updates.iterdir())
+
+    @property
+    def requests(self) -> bool:
+        """Whether this Python has the requests library, which community.docker's modules need."""
+        return importlib.util.find_spec("requests") is not None
+
+    def has(self, program: str) -> bool:
+        """Whether a program is installed."""
+        return shutil.which(program, path=search_path()) is not None
+
+    def distribution(self) -> Distribution:
+        """The distribution; empty where there is no os-release file."""
+        try:
+            lines = self.os_release.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return Distribution()
+        pairs = (line.partition("=")[::2] for line in lines if "=" in line and not line.lstrip().startswith("#"))
+        value = {key.strip(): text.strip().strip("\"'") for key, text in pairs}
+        return Distribution(
+            value.get("ID", "linux"),
+            value.get("VERSION_ID", ""),
+            value.get("VERSION_CODENAME", ""),
+            value.get("PRETTY_NAME", ""),
+        )
+
+    def configuration(self) -> dict[str, Any]:
+        """The Engine's configuration file.
+
+        Raises:
+            ProblemError: it is not valid JSON.
+        """
+        return parse(read(self.daemon_configuration), self.daemon_configuration)
+
+    def engine(self) -> EngineState:
+        """The Engine; asks it if there is a client to ask with."""
+        client = self.has("docker")
+        daemon = self.has("dockerd")
+        state: dict[str, Any] = {
+            "client": client,
+            "daemon": daemon,
+            "package": next((name for name in DAEMON_PACKAGES if daemon and self._installed(name)), ""),
+            **self._unit(),
+        }
+        if not client:
+            state["failure"] = "there is no program 'docker' to ask it with"
+            return EngineState(**state)
+        answer = self.run(["docker", "info", "--format", "{{json .}}"])
+        try:
+            information = json.loads(answer.stdout)
+        except json.JSONDecodeError:
+            information = {}
+        if not isinstance(information, dict) or not information.get("ServerVersion"):
+            errors = information.get("ServerErrors") if isinstance(information, dict) else None
+            state["failure"] = "; ".join(errors) if errors else answer.said or "docker info says nothing"
+            return EngineState(**state)
+        data_root = Path(information.get("DockerRootDir") or DEFAULT_DATA_ROOT)
+        containerd = any("containerd.snapshotter" in str(row) for row in information.get("DriverStatus") or ())
+        return EngineState(
+            **state,
+            answers=True,
+            version=information["ServerVersion"],
+            storage_driver=information.get("Driver") or "",
+            data_root=data_root,
+            image_root=CONTAINERD_ROOT if containerd and self.at(CONTAINERD_ROOT).is_dir() else data_root,
+        )
+
+    def _installed(self, package: str) -> bool:
+        return self.at(f"/var/lib/dpkg/info/{package}.list").exists()
+
+    def _unit(self) -> dict[str, bool]:
+        if not self.systemd:
+            return {}
+        answer = self.run(["systemctl", "show", UNIT, "--property=LoadState,ActiveState,UnitFileState"])
+        shown = dict(line.partition("=")[::2] for line in answer.stdout.splitlines())
+        return {
+            "unit": shown.get("LoadState") == "loaded",
+            "active": shown.get("ActiveState") == "active",
+            "enabled": shown.get("UnitFileState") == "enabled",
+        }
+
+    def existing(self, path: str | Path) -> Path:
+        """The path itself or the nearest parent that exists, as a path of the host."""
+        nearest = Path(path)
+        while not os.path.lexists(self.at(nearest)) and nearest != nearest.parent:
+            nearest = nearest.parent
+        return nearest
+
+    def is_directory(self, path: Path) -> bool:
+        """Whether the path is a directory."""
+        return self.at(path).is_dir()
+
+    def filesystem(self, path: Path) -> Filesystem:
+        """The file system that holds an existing path."""
+        figures = os.statvfs(self.at(path))
+        return Filesystem(
+            device=self.at(path).stat().st_dev,
+            free=figures.f_bavail * figures.f_frsize,
+            inodes=figures.f_favail if figures.f_files else None,
+            read_only=bool(figures.f_flag & os.ST_RDONLY),
+        )
+
+    def listeners(self) -> tuple[Listener, ...]:
+        """Every listening TCP socket, IPv4 and IPv6, of the host's own network namespace."""
+        found: list[Listener] = []
+        for name in ("tcp", "tcp6"):
+            try:
+                table = self.at(f"/proc/net/{name}").read_text(encoding="ascii", errors="replace")
+            except OSError:
+                continue
+            found.extend(parse_listeners(table))
+        return tuple(found)
+
+    def holders(self, inodes: Iterable[str]) -> dict[str, Process]:
+        """The programs that hold sockets, by the socket's inode; of several the one with the lowest pid."""
+        sought = {f"socket:[{inode}]": inode for inode in inodes}
+        found: dict[str, Process] = {}
+        pids = sorted(int(entry.name) for entry in self.at("/proc").iterdir() if entry.name.isdigit())
+        for pid in pids if sought else ():
+            for target in self._descriptors(pid):
+                inode = sought.get(target)
+                if inode is not None and inode not in found:
+                    found[inode] = Process(pid, self._name(pid))
+        return found
+
+    def _descriptors(self, pid: int) -> tuple[str, ...]:
+        targets = []
+        try:
+            for entry in self.at(f"/proc/{pid}/fd").iterdir():
+                targets.append(str(entry.readlink()))
+        except OSError:  # the process has ended meanwhile, or belongs to somebody else
+            pass
+        return tuple(targets)
+
+    def _name(self, pid: int) -> str:
+        try:
+            return self.at(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return "a program"
+
+    def published(self) -> dict[int, str]:
+        """The names of the running containers by the host ports that they publish."""
+        listed = self.run(["docker", "ps", "--format", "{{.Names}}\t{{.Ports}}"])
+        return parse_published(listed.stdout) if listed.ok else {}
+
+    def missing_users(self, users: Iterable[str]) -> tuple[str, ...]:
+        """Those of the accounts that do not exist."""
+        return tuple(user for user in users if not _exists(user))
+
+    def outside_group(self, users: Iterable[str], group: str) -> tuple[str, ...]:
+        """Those of the accounts that are not in a group (all of them where there is no such group)."""
+        try:
+            entry = grp.getgrnam(group)
+        except KeyError:
+            return tuple(users)
+        return tuple(
+            user
+            for user in users
+            if user not in entry.gr_mem and not (_exists(user) and pwd.getpwnam(user).pw_gid == entry.gr_gid)
+        )
+
+
+def _exists(user: str) -> bool:
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        return False
+    return True
+
+
+def name() -> str:
+    """The host's own name, for messages."""
+    return platform.node() or "this host"
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """The numbers at the beginning of a version: ``20.10.24+dfsg1`` is (20, 10, 24).
+
+    Raises:
+        ValueError: it does not begin with a number.
+    """
+    matched = re.match(r"\d+(?:\.\d+)*", text)
+    if matched is None:
+        raise ValueError(f"'{text}' is not a version: it must begin with a number, like 20.10")
+    numbers = [int(part) for part in matched.group().split(".")]
+    while len(numbers) > 1 and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def machine_of(text: str) -> str:
+    """A processor's name as the kernel has it: ``amd64`` and ``linux/amd64`` are ``x86_64``."""
+    name = text.strip().lower().rpartition("linux/")[2]
+    return MACHINES.get(name, name)
+
+
+def parse_listeners(table: str, state: str = LISTENING) -> tuple[Listener, ...]:
+    """The listening sockets of a ``/proc/net/tcp``, ``tcp6``, ``udp`` or ``udp6`` table (see proc_pid_net(5))."""
+    found = []
+    for line in table.splitlines()[1:]:
+        columns = line.split()
+        if len(columns) > 9 and columns[3] == state:
+            address, _, port = columns[1].partition(":")
+            found.append(Listener(int(port, 16), _address(address), columns[9]))
+    return tuple(found)
+
+
+def _address(text: str) -> str:
+    """An address of the table: groups of 4 bytes, each in this machine's byte order."""
+    words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
+    packed = struct.pack(f"={len(words)}I", *words)
+    return socket.inet_ntop(socket.AF_INET if len(words) == 1 else socket.AF_INET6, packed)
+
+
+def parse_published(listed: str) -> dict[int, str]:
+    """Container names by the TCP ports of the host that they publish, from lines ``name<TAB>ports`` of docker ps.
+
+    The ports look like ``0.0.0.0:80->8080/tcp, :::443->8443/tcp, 0.0.0.0:8000-8002->8000-8002/tcp``.
+    """
+    found: dict[int, str] = {}
+    for line in listed.splitlines():
+        name, _, ports = line.partition("\t")
+        for matched in re.finditer(r":(\d+)(?:-(\d+))?->[\d-]+/tcp", ports):
+            first, last = int(matched[1]), int(matched[2] or matched[1])
+            found.update(dict.fromkeys(range(first, last + 1), name))
+    return found
+
+
+def check_distribution(host: Distribution, allowed: Sequence[str], where: str) -> list[Problem]:
+    """The distribution must be one of the allowed ones."""
+    if not allowed or host.short in {" ".join(entry.lower().split()) for entry in allowed}:
+        return []
+    name = host.name or host.short
+    return [
+        Problem(
+            f"the host runs {name} ({host.short})" if name else "the host does not say which Linux it runs",
+            where,
+            f"use a host with one of: {', '.join(allowed)}",
+        )
+    ]
+
+
+def check_platform(machine: str, expected: str) -> list[Problem]:
+    """The processor must be the one that the image is for."""
+    if not expected or machine_of(expected) == machine_of(machine):
+        return []
+    return [
+        Problem(
+            f"the image is for {machine_of(expected)}, the host is {machine_of(machine)}",
+            "the host's processor (uname -m)",
+            "build on a machine of the host's kind (image_builder names the inventory host that builds)",
+        )
+    ]
+
+
+def check_engine(state: EngineState, systemd: bool, expected: Expectation) -> list[Problem]:
+    """An Engine that is there must answer and be new enough; one that is missing is missed only if it is required."""
+    if state.answers:
+        minimum = expected.engine_minimum
+        if not minimum or version_of(state.version) >= version_of(minimum):
+            return []
+        return [
+            Problem(
+                f"the Docker Engine is too old: {state.version}, needed is {minimum} or newer",
+                "docker info",
+                "upgrade it (on Debian 12 or newer: apt-get install docker.io), then run again",
+            )
+        ]
+    if "permission denied" in state.failure.lower():
+        return [Problem("the Docker Engine refuses the login user", state.failure, "set become: true for this host")]
+    if state.daemon and state.client and (state.active or not systemd):
+        return [
+            Problem(
+                "a Docker Engine is installed but does not answer",
+                state.failure,
+                "see 'systemctl status docker' and 'journalctl -u docker'"
+                if systemd
+                else "start dockerd (there is no systemd here that could), then run again",
+            )
+        ]
+    if expected.engine == "required":
+        return [
+            Problem(
+                "the Docker Engine does not answer" if state.daemon else "there is no Docker Engine",
+                state.failure,
+                "run the role hostwright.django.docker on this host"
+                if not state.daemon
+                else "see 'systemctl status docker' and 'journalctl -u docker'",
+            )
+        ]
+    if not systemd:
+        return [
+            Problem(
+                "there is no Docker Engine, and no systemd that could run one",
+                "/run/systemd/system",
+                "use a host that runs systemd, or install and start an Engine yourself: one that answers is used as is",
+            )
+        ]
+    return []
+
+
+def check_configuration(host: Host) -> list[Problem]:
+    """The Engine's configuration must be valid, or the Engine's next start fails."""
+    try:
+        host.configuration()
+    except ProblemError as error:
+        return [error.problem]
+    return []
+
+
+def check_space(host: Host, wanted: Sequence[Space], engine: EngineState) -> tuple[list[Problem], dict[str, int]]:
+    """Every file system must have room for all that goes there together.
+
+    Returns:
+        The problems, and the free megabytes by the path that was asked for.
+    """
+    problems: list[Problem] = []
+    free: dict[str, int] = {}
+    needs: dict[int, list[tuple[Space, Path]]] = {}
+    systems: dict[int, Filesystem] = {}
+    for space in wanted:
+        path = _image_root(host, engine) if space.path == ENGINE_SPACE else Path(space.path)
+        existing = host.existing(path)
+        if not host.is_directory(existing):
+            problems.append(Problem(f"{existing} is not a directory", str(path), f"move {existing} away"))
+            continue
+        system = host.filesystem(existing)
+        free[space.path] = system.free // MEGABYTE
+        systems[system.device] = system
+        needs.setdefault(system.device, []).append((space, path))
+    for device, needed in needs.items():
+        problems.extend(_judge(systems[device], needed))
+    return problems, free
+
+
+def _judge(system: Filesystem, needed: Sequence[tuple[Space, Path]]) -> list[Problem]:
+    where = ", ".join(f"{path} ({space.megabytes} MB)" for space, path in needed)
+    total = sum(space.megabytes for space, _ in needed)
+    if system.read_only:
+        return [Problem("the file system is mounted read-only", where, "mount it writable, or replace the disk")]
+    if system.free < total * MEGABYTE:
+        missing = total - system.free // MEGABYTE
+        return [
+            Problem(
+                f"not enough disk space: {total} MB needed, {system.free // MEGABYTE} MB free",
+                where,
+                f"free at least {missing} MB there or enlarge the disk ('docker system df' shows what images take)",
+            )
+        ]
+    if system.inodes is not None and system.inodes < FEW_INODES:
+        return [
+            Problem(
+                f"the file system has no room for more files: {system.inodes} inodes free, {FEW_INODES} needed",
+                where,
+                "delete small files there ('df -i' shows the use), or make the file system with more inodes",
+            )
+        ]
+    return []
+
+
+def _image_root(host: Host, engine: EngineState) -> Path:
+    if engine.answers:
+        return engine.image_root
+    try:
+        configured = host.configuration().get("data-root")
+    except ProblemError:
+        configured = None
+    return Path(configured) if isinstance(configured, str) and configured.startswith("/") else engine.image_root
+
+
+def check_ports(host: Host, ports: Sequence[int], container: str, engine: EngineState) -> list[Problem]:
+    """Every port must be free, or be published by the container that is going to be replaced or kept."""
+    if not ports:
+        return []
+    published = host.published() if engine.answers else {}
+    taken: dict[int, Listener] = {}
+    for listener in host.listeners():
+        taken.setdefault(listener.port, listener)
+    foreign = [port for port in ports if port not in published and port in taken]
+    holders = host.holders({taken[port].inode for port in foreign})
+    problems = []
+    for port in dict.fromkeys(ports):
+        name = published.get(port)
+        if name is not None and name != container:
+            problems.append(_taken(port, f"the container '{name}' publishes it", f"docker stop {name}"))
+        elif port in foreign:
+            process = holders.get(taken[port].inode)
+            where = f"listening on {_endpoint(taken[port])}"
+            if process is None:
+                problems.append(_taken(port, f"a program {where}", "stop it"))
+            else:
+                who = f"{process.name} (pid {process.pid}) {where}"
+                problems.append(_taken(port, who, f"stop it ('systemctl status {process.pid}' names its service)"))
+    return problems
+
+
+def _endpoint(listener: Listener) -> str:
+    return f"[{listener.address}]:{listener.port}" if ":" in listener.address else f"{listener.address}:{listener.port}"
+
+
+def _taken(port: int, where: str, stop: str) -> Problem:
+    return Problem(f"TCP port {port} is taken", where, f"{stop}, or deploy on another port")
+
+
+def check_users(missing: Sequence[str]) -> list[Problem]:
+    """The accounts must exist: this collection makes none for people."""
+    return [
+        Problem(f"there is no user '{user}'", "the host's accounts", "create the account, or correct the name")
+        for user in missing
+    ]
+
+
+def examine(host: Host, expected: Expectation) -> Findings:
+    """Look at a host and judge it by what is expected; every problem is found, not only the first."""
+    distribution = host.distribution()
+    engine = host.engine()
+    short_of, free = check_space(host, expected.space, engine)
+    problems = (
+        *check_distribution(distribution, expected.distributions, str(host.os_release)),
+        *check_platform(host.machine, expected.platform),
+        *check_engine(engine, host.systemd, expected),
+        *check_configuration(host),
+        *short_of,
+        *check_ports(host, expected.ports, expected.container, engine),
+        *check_users(host.missing_users(expected.users)),
+    )
+    return Findings(problems, _facts(host, distribution, engine, free, expected))
+
+
+def _facts(
+    host: Host, distribution: Distribution, engine: EngineState, free: Mapping[str, int], expected: Expectation
+) -> dict[str, Any]:
+    return {
+        "distribution": distribution.id,
+        "distribution_version": distribution.version,
+        "codename": distribution.codename,
+        "machine": machine_of(host.machine),
+        "python_version": platform.python_version(),
+        "systemd": host.systemd,
+        "requests": host.requests,
+        "package_interrupted": host.package_interrupted,
+        "engine_present": engine.present,
+        "engine_answers": engine.answers,
+        "engine_client": engine.client,
+        "engine_version": engine.version,
+        "engine_package": engine.package,
+        "engine_unit": engine.unit,
+        "engine_enabled": engine.enabled,
+        "storage_driver": engine.storage_driver,
+        "data_root": str(engine.data_root),
+        "image_root": str(engine.image_root),
+        "free_megabytes": dict(free),
+        "users_outside_docker": list(host.outside_group(expected.users, "docker")),
+    }

@@ -1,0 +1,437 @@
+"""Exported images on the control node: every layer once, whatever images share it, compressed once for all hosts.
+
+A layer is kept as pieces, each a complete zstd frame of 1 MiB of it: they are compressed in parallel, sent one by one,
+and a push that was cut goes on at the piece where it ended. The library is one that dpkg and systemd need: it is there
+where Debian is. At this level it makes less of a layer than the program zstd by default.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import gzip
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections import deque
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from ..host.engine import Engine, EngineError, Image
+from .overlay2 import DataRoot, UnreadableError
+
+PIECE = 1 << 20
+LEVEL = 5
+THREADS = min(os.cpu_count() or 1, 4)
+KEPT_IMAGES = 3
+LARGEST_JSON = 8 << 20
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+class StoreError(Exception):
+    """An image that cannot be exported, or is not in the store; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a layer as it travels: ``name`` is the SHA-256 of the compressed content and ``.zst``."""
+
+    name: str
+    length: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer in the store: ``digest`` (hex) and ``size`` are those of the uncompressed tar archive."""
+
+    digest: str
+    size: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def length(self) -> int:
+        """Compressed size in bytes."""
+        return sum(piece.length for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class ExportedImage:
+    """An image in the store. ``config`` is its configuration byte for byte, ``layers`` bottom up."""
+
+    config: str
+    layers: tuple[Layer, ...]
+
+    @property
+    def manifest(self) -> str:
+        """The OCI manifest with all layers uncompressed: its digest is the image's id in containerd's store."""
+        kind = "application/vnd.oci.image"
+        config = self.config.encode()
+        return json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": f"{kind}.manifest.v1+json",
+                "config": {
+                    "mediaType": f"{kind}.config.v1+json",
+                    "digest": f"sha256:{hashlib.sha256(config).hexdigest()}",
+                    "size": len(config),
+                },
+                "layers": [
+                    {"mediaType": f"{kind}.layer.v1.tar", "digest": f"sha256:{layer.digest}", "size": layer.size}
+                    for layer in self.layers
+                ],
+            }
+        )
+
+
+class ImageStore:
+    """A directory with ``.layers/<digest>.zst`` (pieces) and ``.json``, and ``<image>/<tag>-<id>.json``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.layers = root / ".layers"  # no image can be called so
+
+    def description(self, reference: str, image_id: str) -> Path:
+        """Where an image is described."""
+        name, _, tag = reference.rpartition(":")
+        identity = image_id.removeprefix("sha256:")[:12]
+        return self.root / re.sub(r"[^A-Za-z0-9._-]", "_", name) / f"{tag}-{identity}.json"
+
+    def has(self, digest: str) -> bool:
+        """Whether a layer is in the store."""
+        return all((self.layers / f"{digest}{suffix}").exists() for suffix in (".json", ".zst"))
+
+    def layer(self, digest: str) -> Layer:
+        """A layer of the store.
+
+        Raises:
+            StoreError: it is not there.
+        """
+        try:
+            data = json.loads((self.layers / f"{digest}.json").read_text())
+            (self.layers / f"{digest}.zst").stat()
+            return Layer(digest, data["size"], tuple(Piece(**piece) for piece in data["pieces"]))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StoreError(
+                f"layer {digest[:12]} is not in {self.root}: remove that directory and run again"
+            ) from error
+
+    def pieces(self, layer: Layer, wanted: Container[Piece]) -> Iterator[bytes]:
+        """Yield the contents of those of a layer's pieces that are wanted, in their order, each once."""
+        with (self.layers / f"{layer.digest}.zst").open("rb") as content:
+            seen: set[Piece] = set()
+            for piece in layer.pieces:
+                if piece in wanted and piece not in seen:
+                    yield content.read(piece.length)
+                else:
+                    content.seek(piece.length, os.SEEK_CUR)
+                seen.add(piece)
+
+    def image(self, description: Path) -> ExportedImage:
+        """A described image.
+
+        Raises:
+            StoreError: it or one of its layers is not there.
+        """
+        try:
+            data = json.loads(description.read_text())
+            config, digests = data["config"], data["layers"]
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"no exported image {description}: build the image first") from error
+        return ExportedImage(config, tuple(self.layer(digest) for digest in digests))
+
+    def has_image(self, description: Path) -> bool:
+        """Whether a described image and all its layers are there."""
+        with contextlib.suppress(StoreError):
+            return bool(self.image(description))
+        return False
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """One export at a time."""
+        self.layers.mkdir(parents=True, exist_ok=True)
+        with (self.layers / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def add(self, chunks: Iterable[bytes]) -> Layer:
+        """Compress a layer into the store; its digest comes out of its content.
+
+        Args:
+            chunks: the uncompressed tar archive in parts of ``PIECE`` bytes, the last one shorter.
+        """
+        digest, size = hashlib.sha256(), 0
+        pieces: list[Piece] = []
+        with tempfile.NamedTemporaryFile(dir=self.layers, prefix=".", suffix=".part") as out:
+            for chunk, compressed in _compressed(chunks):
+                digest.update(chunk)
+                size += len(chunk)
+                pieces.append(Piece(f"{hashlib.sha256(compressed).hexdigest()}.zst", len(compressed)))
+                out.write(compressed)
+            out.flush()
+            layer = Layer(digest.hexdigest(), size, tuple(pieces))
+            target = self.layers / f"{layer.digest}.zst"
+            target.unlink(missing_ok=True)
+            os.link(out.name, target)
+        described = {"size": size, "pieces": [asdict(piece) for piece in pieces]}
+        _replace(self.layers / f"{layer.digest}.json", json.dumps(described))
+        return layer
+
+    def describe(self, description: Path, config: str, digests: Sequence[str]) -> None:
+        """Note that an image is complete, and drop the oldest images of its name and the layers that no image has."""
+        description.parent.mkdir(parents=True, exist_ok=True)
+        _replace(description, json.dumps({"config": config, "layers": list(digests)}))
+        old = sorted(description.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
+        for path in old[:-KEPT_IMAGES]:
+            path.unlink()
+        used = {layer for path in self.root.glob("*/*-*.json") for layer in json.loads(path.read_text())["layers"]}
+        for path in self.layers.iterdir():
+            if path.suffix in (".zst", ".json", ".part") and path.stem not in {*used, "names"}:
+                path.unlink()
+
+    def export(self, engine: Engine, reference: str, known: Mapping[str, str] | None = None) -> Path:
+        """Bring an image of the Engine here into the store.
+
+        Its layers are read where the Engine keeps them, or, where that cannot be, out of one ``docker save``.
+
+        Args:
+            engine: the builder's.
+            reference: the image's name.
+            known: digests of layers that need not come, by what they were called in earlier archives.
+
+        Returns:
+            Its description.
+
+        Raises:
+            StoreError: what the Engine saved is not the image.
+            EngineError: there is no such image, or it cannot be saved.
+        """
+        with self.locked():
+            image = engine.image(reference)
+            if image is None:
+                raise EngineError(f"there is no image {reference} to export")
+            description = self.description(reference, image.id)
+            digests = [layer.removeprefix("sha256:") for layer in image.layers]
+            names = {**self.names(), **(known or {})}
+            there = {*(known or {}).values(), *filter(self.has, digests)}
+            lacking = set(digests) - there
+            with contextlib.suppress(UnreadableError):
+                config = self._read_data_root(engine, image, digests, lacking)
+                self.describe(description, config, digests)
+                return description
+            with subprocess.Popen(
+                [engine.program, "save", reference], stdout=subprocess.PIPE, stderr=subprocess.PIPE, pipesize=PIECE
+            ) as saving:
+                assert saving.stdout is not None and saving.stderr is not None  # noqa: S101 (they are pipes)
+                try:
+                    files, seen = self._read(saving.stdout, set(digests), lacking, names)
+                except (tarfile.TarError, gzip.BadGzipFile) as error:
+                    saving.kill()
+                    raise EngineError(f"'docker save {reference}' broke off: {error}") from error
+                said = saving.stderr.read().decode(errors="replace").strip()
+            if saving.returncode != 0:
+                raise EngineError(f"'docker save {reference}' failed ({saving.returncode}): {said}")
+            config, found = _checked(files, digests, seen, reference)
+            missing = [digest for digest in digests if digest not in there and not self.has(digest)]
+            if missing:
+                raise StoreError(f"'docker save {reference}' left out layer {missing[0][:12]}: pull or build it anew")
+            self.describe(description, config, digests)
+            self._remember(found)
+        return description
+
+    def unpack(self, archive: Path, description: Path) -> None:
+        """Take an export over that another machine has packed, without what is there already.
+
+        Raises:
+            StoreError: it holds something else.
+        """
+        with self.locked(), tarfile.open(archive) as tar:
+            config, digests = "", []
+            described: dict[str, str] = {}
+            names: dict[str, str] = {}
+            for member in tar:
+                content = tar.extractfile(member) if member.isreg() else None
+                path = Path(os.path.normpath(member.name))
+                if content is None or path.name == "lock":
+                    continue
+                if path.parent == Path(description.parent.name) and path.name == description.name:
+                    data = json.load(content)
+                    config, digests = data["config"], data["layers"]
+                elif path == Path(".layers/names.json"):
+                    names = json.load(content)
+                elif re.fullmatch(r"\.layers/[0-9a-f]{64}\.json", str(path)):
+                    described[path.name] = content.read().decode()
+                elif re.fullmatch(r"\.layers/[0-9a-f]{64}\.zst", str(path)):
+                    with (self.root / path).open("wb") as out:
+                        shutil.copyfileobj(content, out, PIECE)
+                else:
+                    raise StoreError(f"the builder sent {member.name}, which is no part of {description.name}")
+            for name, text in described.items():
+                _replace(self.layers / name, text)
+            if not digests or not all(self.has(digest) for digest in digests):
+                raise StoreError("the builder did not send all layers: run again")
+            self.describe(description, config, digests)
+            self._remember(names)
+
+    def names(self) -> dict[str, str]:
+        """Digests of layers by what they were called in archives; such names are digests of content: they stay true."""
+        with contextlib.suppress(OSError, ValueError):
+            names: dict[str, str] = json.loads((self.layers / "names.json").read_text())
+            return {name: digest for name, digest in names.items() if self.has(digest)}
+        return {}
+
+    def _remember(self, names: Mapping[str, str]) -> None:
+        _replace(self.layers / "names.json", json.dumps({**self.names(), **names}))
+
+    def _read_data_root(self, engine: Engine, image: Image, digests: list[str], lacking: set[str]) -> str:
+        """Add the layers from where the Engine keeps them; return the image's configuration.
+
+        Raises:
+            UnreadableError: they cannot be read there, or are not what they should be.
+        """
+        root = engine.data_root
+        if root is None:
+            raise UnreadableError
+        kept = DataRoot(root)
+        config = kept.config(image.id)
+        for digest in sorted(lacking, key=digests.index):
+            found = self.add(_rejoined(kept.layer(digests[: digests.index(digest) + 1])))
+            if found.digest != digest:
+                raise UnreadableError
+        return config
+
+    def _read(
+        self, stream: IO[bytes], wanted: set[str], lacking: set[str], names: dict[str, str]
+    ) -> tuple[dict[str, bytes], dict[str, str]]:
+        """Read an archive once: JSON files by name, and digests of layers by what they are called in it."""
+        files: dict[str, bytes] = {}
+        stored: dict[str, str] = {}
+        links: dict[str, str] = {}
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=PIECE) as archive:
+            for member in archive:
+                if member.issym():  # the Engine's way to say: the same layer again
+                    links[member.name] = os.path.normpath(Path(member.name).parent / member.linkname)
+                content = archive.extractfile(member) if member.isreg() else None
+                known = names.get(member.name, Path(member.name).name)
+                if content is None or (known in wanted and known not in lacking):
+                    continue
+                head = content.read(512)
+                if head[:1] in (b"{", b"[") and head[257:262] != b"ustar" and member.size <= LARGEST_JSON:
+                    files[member.name] = head + content.read()
+                elif len(head) == 512 or head.startswith((GZIP, ZSTD)):
+                    stored[member.name] = self.add(_parts(head, content, member.name)).digest
+        while stream.read(PIECE):  # what follows the end of the archive
+            pass
+        seen = {**names, **stored}
+        return files, seen | {name: seen.get(target, "") for name, target in links.items()}
+
+
+def _checked(
+    files: dict[str, bytes], digests: list[str], names: dict[str, str], reference: str
+) -> tuple[str, dict[str, str]]:
+    """The configuration in a read archive, and the names of its layers; both checked.
+
+    Raises:
+        StoreError: archive and image differ.
+    """
+    try:
+        manifest = json.loads(files["manifest.json"])[0]
+        config = files[manifest["Config"]].decode()
+        layers = manifest["Layers"]
+        described = [layer.removeprefix("sha256:") for layer in json.loads(config)["rootfs"]["diff_ids"]]
+    except (KeyError, IndexError, ValueError) as error:
+        raise StoreError(f"'docker save {reference}' wrote no manifest that says what is in it: {error}") from error
+    if described != digests or len(layers) != len(digests):
+        raise StoreError(f"{reference} changed while it was exported: run again")
+    for name, digest in zip(layers, digests, strict=True):
+        if names.get(name, Path(name).name) != digest:
+            raise StoreError(f"'docker save {reference}' wrote another layer than {digest[:12]}: the image is damaged")
+    return config, dict(zip(layers, digests, strict=True))
+
+
+def _rejoined(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in parts of ``PIECE`` bytes."""
+    part = bytearray()
+    for block in blocks:
+        part += block
+        while len(part) >= PIECE:
+            yield bytes(part[:PIECE])
+            del part[:PIECE]
+    if part:
+        yield bytes(part)
+
+
+def _parts(head: bytes, rest: IO[bytes], name: str) -> Iterator[bytes]:
+    """A layer's uncompressed content in parts of ``PIECE`` bytes."""
+    if head.startswith(ZSTD):
+        raise StoreError(f"{name} is compressed with zstd, which is not supported: build on a base that is not")
+    whole: _Joined | gzip.GzipFile = _Joined(head, rest)
+    if head.startswith(GZIP):
+        whole = gzip.GzipFile(fileobj=whole)  # type: ignore[arg-type]  # it only reads, and asks for no more
+    while part := whole.read(PIECE):
+        yield part
+
+
+class _Joined:
+    """A stream with its beginning, which was read before, put back."""
+
+    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
+        self.head, self.rest = head, rest
+
+    def read(self, size: int = -1) -> bytes:
+        if not self.head:
+            return self.rest.read(size)
+        if size < 0:
+            size = 1 << 62
+        part, self.head = self.head[:size], self.head[size:]
+        return part + (self.rest.read(size - len(part)) if size > len(part) else b"")
+
+
+def _zstd() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL("libzstd.so.1")
+    except OSError as error:
+        raise StoreError("no libzstd.so.1 here to compress the image with: install it (package libzstd1)") from error
+    library.ZSTD_compressBound.restype = library.ZSTD_compress.restype = ctypes.c_size_t
+    return library
+
+
+def _compress(library: ctypes.CDLL, part: bytes) -> bytes:
+    """One frame of zstd, which says its content's size."""
+    length = ctypes.c_size_t(len(part))
+    room = library.ZSTD_compressBound(length)
+    out = ctypes.create_string_buffer(room)
+    size: int = library.ZSTD_compress(out, ctypes.c_size_t(room), part, length, LEVEL)
+    return ctypes.string_at(out, size)  # with this much room it cannot fail
+
+
+def _compressed(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Each part with its compressed form, in order; so many at a time as there are threads."""
+    pending: deque[tuple[bytes, Future[bytes]]] = deque()
+    library = _zstd()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for chunk in itertools.chain(chunks, [None]):
+            if chunk is not None:
+                pending.append((chunk, pool.submit(_compress, library, chunk)))
+            while pending and (chunk is None or len(pending) > THREADS):
+                part, future = pending.popleft()
+                yield part, future.result()
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,101 @@
+"""The sites' certificates beside Nginx's configuration: what has to change, and the configuration that goes with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .acme import CERTIFICATE, KEY, Pair, Store
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """How the store differs from what is wanted for some sites."""
+
+    store: Store
+    new: Mapping[str, Pair]
+    """Pairs that come, by site."""
+    known: Mapping[str, Mapping[str, Any]]
+    """What ``status.json`` has to say of a site, where it says something else."""
+    leaving: Sequence[str]
+    """Sites that have no TLS any more."""
+    secured: Collection[str]
+    """Sites that have a certificate once the change is made, also those that are not looked after here."""
+
+    @classmethod
+    def of(
+        cls, store: Store, sites: Sequence[str], given: Sequence[Mapping[str, Any]], acme: Collection[str]
+    ) -> Certificates:
+        """Compare the store with the certificates given for some of the sites; those of ``acme`` get none here."""
+        status = store.status()
+        pairs = {one["site"]: Pair(_lines(one["certificate"]), _lines(one["key"])) for one in given}
+        known = {one["site"]: {"kind": "files", "names": one["names"], "expires": one["expires"]} for one in given}
+        without = [site for site in sites if site not in pairs and site not in acme]
+        held = {path.name for path in store.directory.glob("[!.]*") if path.is_symlink()}
+        return cls(
+            store,
+            {site: pair for site, pair in pairs.items() if store.read(site) != pair},
+            {site: facts for site, facts in known.items() if status.get(site) != facts},
+            [site for site in without if site in held or site in status],
+            (held | set(pairs)) - set(without),
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.known or self.leaving)
+
+    def files(self, files: Mapping[str, str], plain: Mapping[str, str]) -> dict[str, str]:
+        """Choose the texts: a site's by its certificate, all other files' by whether any site has one."""
+
+        def secured(name: str) -> bool:
+            site = name.removeprefix("sites/").removesuffix(".conf")
+            return site in self.secured if name.startswith("sites/") else bool(self.secured)
+
+        return {name: text if secured(name) else plain.get(name, text) for name, text in files.items()}
+
+    def place(self) -> None:
+        """Put new certificates in place, all of them or, if one cannot be written, none."""
+        before = {site: self.store.current(site) for site in self.new}
+        try:
+            staged = {site: self.store.stage(site, pair) for site, pair in self.new.items()}
+            for site, place in staged.items():
+                self.store.switch(site, place)
+        except OSError:
+            for site, place_before in before.items():
+                if self.store.current(site) != place_before:
+                    self.store.switch(site, place_before)
+            raise
+        finally:
+            for site in self.new:
+                self.store.tidy(site)
+        for site, facts in self.known.items():
+            self.store.note(site, facts)
+
+    def remove(self) -> None:
+        """Take certificates and keys of sites without TLS away, once the configuration does not name them."""
+        for site in self.leaving:
+            self.store.switch(site, None)
+            self.store.tidy(site)
+            self.store.note(site, None)
+
+    def difference(self) -> list[dict[str, str]]:
+        """The change as Ansible shows it, without keys."""
+        parts = []
+        for site in sorted({*self.new, *self.leaving}):
+            held, new = self.store.read(site), self.new.get(site)
+            chains = [pair.certificate if pair else "" for pair in (held, new)]
+            keys = [f"SHA-256 of the key: {_digest(pair.key)}\n" if pair else "" for pair in (held, new)]
+            for name, (before, after) in ((CERTIFICATE, chains), (KEY, keys)):
+                path = f"tls/{site}/{name}"
+                parts.append({"before_header": path, "after_header": path, "before": before, "after": after})
+        return parts
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _lines(text: str) -> str:
+    """End each line as this system does: what is read back from the disk does so."""
+    return "\n".join(text.strip().splitlines()) + "\n"

@@ -1,0 +1,236 @@
+"""A site's containers: what they may do, what they see, whose they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..host.engine import Engine, EngineError
+from .site import APP_GID, APP_UID, SECRETS, ReleaseError, Site
+from .spec import Spec
+
+TMP = "/tmp"  # noqa: S108 (the container's own, in memory)
+BACKUPS = "/site/backups"  # where a container sees a directory of backups
+HELPER = "release"  # the part of a site's one-shot container
+SERVING, BESIDE = 1024, 512  # shares of a processor that is short: of what visitors wait for, and of all else
+EGRESS = "hostwright-egress"  # the network of releases that may reach out
+# The configuration holds the secrets of all releases, for backups; an empty directory lies over them.
+HIDDEN = ("--tmpfs", "/site/config/secrets:ro,nosuid,nodev,noexec,size=4k")
+REMOVAL_SECONDS = 10.0
+PAUSE = 0.1
+
+
+class Containers:
+    """The containers of one site; the parts of a release are ``web``, its workers and its jobs."""
+
+    def __init__(self, site: Site, engine: Engine) -> None:
+        self.site = site
+        self.engine = engine
+
+    @property
+    def helper(self) -> str:
+        """Name of the one-shot container that looks at a project and migrates."""
+        return f"{self.site.name}-{HELPER}"
+
+    def web(self, number: int) -> str:
+        """Name of the container that serves a release."""
+        return f"{self.site.name}-{number}"
+
+    def worker(self, number: int, name: str) -> str:
+        """Name of the container of a release's worker."""
+        return f"{self.web(number)}-{name}"
+
+    def job(self, number: int, name: str) -> str:
+        """Name of the container that cron starts."""
+        return f"{self.web(number)}-job-{name}"
+
+    def provide_network(self, spec: Spec) -> None:
+        """Have the network that a release's containers need; in it they do not reach each other.
+
+        Raises:
+            EngineError: it cannot be made, or there is somebody else's of that name.
+        """
+        ours = ("--filter", f"name=^{EGRESS}$", "--filter", "label=hostwright=network")
+        if spec.egress and not self.engine("network", "ls", "--quiet", *ours):
+            apart = ("--opt", "com.docker.network.bridge.enable_icc=false")
+            self.engine("network", "create", "--label", "hostwright=network", *apart, EGRESS)
+
+    def create(self, spec: Spec, number: int) -> None:
+        """Create all containers of a release; none of them runs yet."""
+        self.provide_network(spec)
+        self._create(self.web(number), spec, number, "always", "serve", health=True)
+        for name, command in spec.workers.items():
+            worker = ("--env", f"HOSTWRIGHT_WORKER={name}")
+            self._create(self.worker(number, name), spec, number, "always", "work", *command, options=worker)
+        for name, job in spec.jobs.items():
+            self._create(self.job(number, name), spec, number, "no", "work", *job.command)
+
+    def _create(
+        self,
+        name: str,
+        spec: Spec,
+        number: int,
+        restart: str,
+        *verb: str,
+        health: bool = False,
+        options: tuple[str, ...] = (),
+    ) -> None:
+        probe = [
+            "--health-cmd", "python3 -m hostwright probe --timeout 5", "--health-interval", "30s",
+            "--health-timeout", "10s", "--health-retries", "3",
+        ]  # fmt: skip
+        self.engine(
+            "create", "--name", name, "--network", _network(spec),
+            *self._hardened(spec, SERVING if health else BESIDE), *self._mounts(number), *self._labels(number),
+            "--hostname", self.site.name, "--restart", restart, "--stop-timeout", str(spec.stop_timeout),
+            *(probe if health else ["--no-healthcheck"]), *options, spec.image, *verb,
+        )  # fmt: skip
+
+    def one_shot(self, spec: Spec, number: int, image: str, *verb: str) -> list[str]:
+        """Docker's arguments to run a verb of the runtime and talk to it, without network and with media read-only."""
+        return [
+            "run", "--rm", "--interactive", "--name", self.helper, "--network", "none", *self._hardened(spec),
+            *self._mounts(number, read_only=(f"{self.site.name}_media",)), *self._labels(number), image, *verb,
+        ]  # fmt: skip
+
+    def filler(self, spec: Spec, number: int, backups: Path, *verb: str) -> list[str]:
+        """Docker's arguments to fill a database generation from a directory, which the container sees read-only.
+
+        The site's directories are bound by their paths: the Engine mounts a volume once for all its containers, so
+        that one which runs would have it show a directory that was removed.
+        """
+        mounts = [
+            word
+            for path, target, read_only in (*self.site.volumes.values(), (backups, BACKUPS, True))
+            for word in ("--mount", f"type=bind,src={path},dst={target}{',readonly' if read_only else ''}")
+        ]
+        return [
+            "run", "--rm", "--name", self.helper, "--network", "none", *self._hardened(spec), *mounts, *HIDDEN,
+            *self._labels(number), spec.image, *verb,
+        ]  # fmt: skip
+
+    def hook(self, name: str, spec: Spec, number: int, command: tuple[str, ...]) -> list[str]:
+        """Docker's arguments to run a management command of a release that does not serve yet."""
+        return [
+            "run", "--rm", "--name", name, "--network", _network(spec), *self._hardened(spec), *self._mounts(number),
+            *self._labels(number), "--entrypoint", "python3", spec.image, "manage.py", *command,
+        ]  # fmt: skip
+
+    def of_release(self, number: int) -> list[str]:
+        """Names of the containers of a release that are there, the one that serves first."""
+        return sorted(name for name, label in self.all().items() if label == str(number) and name != self.helper)
+
+    def all(self) -> dict[str, str]:
+        """All containers of the site's releases, by name, with the number of the release."""
+        listed = self.engine(
+            "ps", "--all", "--filter", "label=hostwright=release",
+            "--filter", f"label=hostwright.site={self.site.name}",
+            "--format", '{{.Names}} {{.Label "hostwright.release"}}',
+        )  # fmt: skip
+        found = (line.partition(" ") for line in listed.splitlines())
+        return {name: label for name, _, label in found}
+
+    def running(self, name: str) -> bool:
+        """Whether a container runs."""
+        found = self.engine.container(name)
+        return bool(found and found["State"]["Running"])
+
+    def at_work(self, name: str) -> bool:
+        """Whether a process runs in a container; the Engine says that one runs which it is about to start again."""
+        found = self.engine.container(name)
+        return bool(found and found["State"]["Running"] and not found["State"].get("Restarting"))
+
+    def ended(self, name: str) -> bool:
+        """Whether a container has ended since it was started; the Engine may have started it again."""
+        found = self.engine.container(name)
+        return not found or not found["State"]["Running"] or found["RestartCount"] > 0
+
+    def stop(self, names: list[str], timeout: int) -> None:
+        """Let containers end their work, ``timeout`` seconds at most."""
+        if names:
+            self.engine("stop", "-t", str(timeout), *names, timeout=timeout + 60)
+
+    def remove(self, *names: str) -> None:
+        """Remove containers of this site, and see that they are gone; somebody else's of that name stays.
+
+        Raises:
+            EngineError: one of them stays.
+        """
+        for name in names:
+            found = self.engine.container(name)
+            if found and self._ours(found):
+                done = self.engine.run(["rm", "--force", "--volumes", name])
+                if done.status != 0:
+                    self._wait_until_gone(name, done.said)
+
+    def _wait_until_gone(self, name: str, said: str) -> None:
+        """Wait for a container that may be on its way already: one that ended of itself, and is removed then."""
+        until = time.monotonic() + REMOVAL_SECONDS
+        while self.engine.container(name):
+            if time.monotonic() > until:
+                raise EngineError(f"the container {name} cannot be removed: {said}")
+            time.sleep(PAUSE)
+
+    def check(self, step: str, spec: Spec, number: int) -> None:
+        """A container or volume of somebody else's under a name that we need is refused, never removed.
+
+        Raises:
+            ReleaseError: there is one.
+        """
+        needed = [self.web(number), self.helper, *(self.worker(number, name) for name in spec.workers)]
+        needed += [self.job(number, name) for name in spec.jobs]
+        for name, found in self.engine.several("container", needed).items():
+            if not self._ours(found):
+                raise ReleaseError(
+                    step, f"there is a container {name} on the host, which is not of this site: rename it or the site"
+                )
+        for name, found in self.engine.several("volume", list(self.site.volumes)).items():
+            directory, _, _ = self.site.volumes[name]
+            if (found["Options"] or {}).get("device") != str(directory):
+                raise ReleaseError(
+                    step,
+                    f"the Docker volume {name} exists already and is not bound to {directory}: it is not of this site; "
+                    f"look at it with 'docker volume inspect {name}', rename the site or remove the volume",
+                )
+
+    def _ours(self, found: Mapping[str, Any]) -> bool:
+        labels = found["Config"].get("Labels") or {}
+        return labels.get("hostwright") == "release" and labels.get("hostwright.site") == self.site.name
+
+    def _labels(self, number: int) -> list[str]:
+        return [
+            "--label", "hostwright=release", "--label", f"hostwright.site={self.site.name}",
+            "--label", f"hostwright.release={number}",
+            "--env", f"HOSTWRIGHT_CONFIG=/site/config/releases/{number}.json",
+        ]  # fmt: skip
+
+    def _mounts(self, number: int, read_only: tuple[str, ...] = ()) -> list[str]:
+        # A directory that is missing the Engine makes, where it would not start a container with a mount: one that it
+        # starts before the secrets are there again tries until they are.
+        options = [*HIDDEN, "--volume", f"{self.site.memory / str(number)}:{SECRETS}:ro"]
+        for name, (directory, target, always) in self.site.volumes.items():
+            mount = (
+                f"type=volume,source={name},target={target},volume-driver=local,volume-opt=type=none,volume-opt=o=bind,"
+                f"volume-opt=device={directory},volume-nocopy,volume-label=hostwright=site"
+            )
+            options += ["--mount", mount + (",readonly" if always or name in read_only else "")]
+        return options
+
+    def _hardened(self, spec: Spec, shares: int = BESIDE) -> list[str]:
+        limits = spec.limits
+        return [
+            "--init",  # a first process has no default handlers: a SIGTERM before Python has set its own would be lost
+            "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
+            "--memory", limits.memory, "--memory-swap", limits.memory, "--cpus", str(limits.cpus),
+            "--cpu-shares", str(shares), "--pids-limit", str(limits.pids), "--ulimit", "core=0",
+            "--tmpfs", f"{TMP}:rw,nosuid,nodev,noexec,size={limits.tmp},mode=1777",
+            "--user", f"{APP_UID}:{APP_GID}", "--pull", "never",
+            "--log-driver", "json-file", "--log-opt", "max-size=10m", "--log-opt", "max-file=3",
+        ]  # fmt: skip
+
+
+def _network(spec: Spec) -> str:
+    """The network of a release's containers. Nginx comes to the site through a socket in a volume, and needs none."""
+    return EGRESS if spec.egress else "none"

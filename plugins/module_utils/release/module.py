@@ -1,0 +1,52 @@
+"""What the modules that make releases have in common."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..host.engine import EngineError
+from .site import ReleaseError, Site
+from .transaction import Outcome, Releaser
+
+ARGUMENTS: dict[str, Any] = {
+    "site": {"type": "str", "required": True},
+    "root": {"type": "path", "default": "/srv/hostwright"},
+    "by": {"type": "str", "default": ""},
+}
+HOLD_ARGUMENTS: dict[str, Any] = {
+    "hold_seconds": {"type": "float", "default": 10.0},
+    "maintenance": {"type": "bool", "default": False},
+}
+
+
+def site_of(module: AnsibleModule) -> Site:
+    """The site that is meant."""
+    return Site(module.params["site"], Path(module.params["root"]))
+
+
+def told(module: AnsibleModule, outcome: Outcome) -> dict[str, Any]:
+    """What a module returns of a release; its warnings are shown."""
+    for warning in outcome.warnings:
+        module.warn(warning)
+    return outcome.result()
+
+
+def perform(module: AnsibleModule, releaser: Releaser, work: Callable[[], dict[str, Any]]) -> None:
+    """Do a module's work and end it, with what the work returns or with why it failed and what serves now."""
+    os.umask(0o022)  # Nginx, which is not root, reads what is made here
+    for signalled in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signalled, lambda *_: sys.exit("ended by a signal"))  # the release is undone on its way out
+    try:
+        result = work()
+    except ReleaseError as error:
+        module.fail_json(msg=releaser.explained(error), step=error.step, log=error.log)
+    except EngineError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)

@@ -1,0 +1,112 @@
+"""Waiting for a release: until it has loaded, until it serves, until the workers of the one before rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from ..host.engine import Engine
+from . import probe
+from .containers import Containers
+from .migrator import LOG_LINES, tail
+from .site import ReleaseError, Site
+from .spec import Spec
+from .steps import Progress
+
+PAUSE = 0.02
+WARMING = 3  # requests for each thread: they are not handed out evenly
+MOST_AT_ONCE = 48
+WARMING_SECONDS = 2.0
+LOOK_AGAIN = 1.0  # seconds between two looks at a container that does not answer yet
+
+
+class Readiness:
+    """Asks a site's releases whether they can serve."""
+
+    def __init__(self, site: Site, engine: Engine, containers: Containers, progress: Progress, ask: probe.Ask) -> None:
+        self._site = site
+        self._engine = engine
+        self._containers = containers
+        self._progress = progress
+        self._ask = ask
+
+    def _page(self, number: int, spec: Spec, url: str, until: float) -> probe.Reply:
+        socket = self._site.release(number) / "app.sock"
+        host = probe.host_header(spec.configuration["allowed_hosts"])
+        return self._ask(socket, host, spec.configuration["scheme"], url, max(until - time.monotonic(), 0.1))
+
+    def wait_loaded(self, number: int, spec: Spec, until: float) -> None:
+        """Wait until a release answers at all; it has no database yet."""
+        self._wait(number, spec, probe.READY_PATH, until, lambda reply: reply.status > 0)
+
+    def wait_ready(self, number: int, spec: Spec, until: float, patience: float = float("inf")) -> None:
+        """Wait until a release answers as the site through its own socket.
+
+        Args:
+            number: the release's.
+            spec: says host, scheme and page.
+            until: a moment of the monotonic clock.
+            patience: seconds for the page to come right once the release says that it can serve.
+        """
+        self._wait(number, spec, probe.READY_PATH, until, lambda reply: reply.ready)
+        until = min(until, time.monotonic() + patience)
+        self._wait(number, spec, spec.configuration["health_path"], until, lambda reply: reply.healthy)
+
+    def warm_up(self, number: int, spec: Spec) -> None:
+        """Have all threads of the server answer: the first answer of each takes ten times as long as the next ones.
+
+        It is a courtesy to the first visitors; whether the release is good has been asked before.
+        """
+        server = spec.configuration["server"]
+        count = min(WARMING * server["workers"] * server["threads"], MOST_AT_ONCE)
+        until = time.monotonic() + WARMING_SECONDS
+        with ThreadPoolExecutor(count) as pool:
+            for _ in range(count):
+                pool.submit(self._page, number, spec, spec.configuration["health_path"], until)
+
+    def _wait(self, number: int, spec: Spec, url: str, until: float, good: Callable[[probe.Reply], bool]) -> None:
+        """Ask for a page until the answer is good.
+
+        Raises:
+            ReleaseError: the container ended or the time is over; with the last answer and the end of its log.
+        """
+        container = self._containers.web(number)
+        start = looked = time.monotonic()
+        while not good(reply := self._page(number, spec, url, until)):
+            now = time.monotonic()
+            due = now > min(looked + LOOK_AGAIN, until)
+            if due and self._containers.ended(container):
+                reason = f"{container} ended while it started"
+            elif now > until:
+                waited = max(until - start, 0)
+                reason = f"{container} was not ready within {waited:.0f} s; GET {url} answered {_short(reply)}"
+            else:
+                looked = now if due else looked
+                time.sleep(PAUSE)
+                continue
+            log = self._engine.run(["logs", "--tail", str(LOG_LINES), container]).said
+            raise ReleaseError(self._progress.step, reason, tail(log))
+
+    def wait_rested(self, number: int, workers: Mapping[str, str], patience: float) -> None:
+        """Wait until each worker says that it rests, or has no process; workers by their containers' names."""
+        until = time.monotonic() + patience
+        look = 0.0
+        waiting = list(workers)
+        while waiting := [name for name in waiting if not os.path.lexists(self._site.rested(number, workers[name]))]:
+            if time.monotonic() >= look:
+                waiting = [name for name in waiting if self._containers.at_work(name)]
+                look = time.monotonic() + LOOK_AGAIN
+            if waiting and time.monotonic() > until:
+                raise ReleaseError(
+                    self._progress.step,
+                    f"{waiting[0]} has not said within {patience:.0f} s that it rests: look at "
+                    f"'docker logs {waiting[0]}'. To release without its word: docker stop {waiting[0]}",
+                )
+            time.sleep(PAUSE)
+
+
+def _short(reply: probe.Reply) -> str:
+    return f"{reply.status or 'none'}, {json.dumps(reply.text, ensure_ascii=False)}"

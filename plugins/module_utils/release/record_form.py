@@ -1,0 +1,89 @@
+"""The form of a release's record: what root takes from one is checked before it acts on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..cron import problem
+
+PART = re.compile(r"[a-z0-9][a-z0-9_-]{0,29}")  # how a worker or a job is called: a part of its container's name
+IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:-]*:[A-Za-z0-9_][A-Za-z0-9_.-]*")
+IMAGE_ID = re.compile(r"sha256:[A-Za-z0-9_.:-]+")
+_TEXTS = ("version", "source_digest", "created", "spec_digest")
+_NUMBER = (int, float)
+# Fields of a wish that have been there from the first release on, or that a record may lack, with their types.
+_WISH: dict[str, type | tuple[type, ...]] = {
+    "image": str, "source_digest": str, "image_digest": str, "static_url": str,
+    "configuration": dict, "limits": dict, "workers": dict, "jobs": dict,
+    "pre_release": list, "post_release": list, "post_restore": list,
+    "health_timeout": _NUMBER, "stop_timeout": _NUMBER, "migrate_timeout": _NUMBER, "keep_releases": int,
+    "hold_seconds": _NUMBER, "drain_seconds": _NUMBER, "maintenance": bool, "egress": bool,
+}  # fmt: skip
+
+
+def check(data: Any, site: str, number: str) -> None:
+    """Check a record that was read.
+
+    Args:
+        data: the JSON value.
+        site: the site whose record it should be.
+        number: name of the directory that it lies in.
+
+    Raises:
+        KeyError: a field is missing.
+        ValueError: what is wrong with one.
+    """
+    if not isinstance(data, dict):
+        raise ValueError("it is no JSON object")
+    release, wish = data["release"], data.get("spec", {})
+    for name, holds in (
+        ("site", data["site"] == site),
+        ("release", type(release) is int and str(release) == number),
+        ("generation", type(data["generation"]) is int and data["generation"] > 0),
+        ("previous", data["previous"] is None or type(data["previous"]) is int),
+        ("image", _fits(IMAGE, data["image"])),
+        ("image_id", _fits(IMAGE_ID, data["image_id"])),
+        ("container", data["container"] == f"{site}-{number}"),
+        ("configuration", data["configuration"] == f"/site/config/releases/{number}.json"),
+        ("migrations", _is_texts(data["migrations"])),
+        ("restored", isinstance(data.get("restored", ""), str)),
+        ("spec", isinstance(wish, dict)),
+        *((name, isinstance(data[name], str)) for name in _TEXTS),
+    ):
+        if not holds:
+            raise ValueError(f"{name!r} cannot be {data[name]!r} in the record of release {number} of {site}")
+    _check_wish(wish, data["image"])
+
+
+def _check_wish(wish: Mapping[str, Any], image: str) -> None:
+    for name, value in wish.items():
+        if name in _WISH and not isinstance(value, _WISH[name]):
+            raise ValueError(f"'spec' has {value!r} as {name!r}")
+    if wish.get("image", image) != image:
+        raise ValueError(f"'spec' is of the image {wish['image']!r}, and the release of {image!r}")
+    for option in ("pre_release", "post_release", "post_restore"):
+        for command in wish.get(option, []):
+            _check_command(option, command)
+    for option in ("workers", "jobs"):
+        for name, value in wish.get(option, {}).items():
+            if not PART.fullmatch(name):
+                raise ValueError(f"{option}: {name!r} cannot be a name")
+            _check_command(f"{option}: {name}", value["command"] if option == "jobs" else value)
+            wrong = problem(value["schedule"]) if option == "jobs" else ""
+            if wrong:
+                raise ValueError(f"{option}: {name}: {wrong}")
+
+
+def _check_command(where: str, command: object) -> None:
+    if not command or not _is_texts(command):
+        raise ValueError(f"{where}: {command!r} is no command")
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _fits(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and bool(pattern.fullmatch(value))

@@ -1,0 +1,458 @@
+"""A site on a host: where its files are, its release records, and the symlink that names the live release."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..host import files
+from ..host.files import remove_tree
+from . import record_form, secret_files
+from .secret_key import NAME as SECRET_KEY
+from .secret_key import SecretKey
+
+APP_UID = 10001
+APP_GID = 10001
+SECRET = re.compile(r"[A-Z][A-Z0-9_]*")  # as the user's secrets are called; the secret key, beside them, is not
+SECRETS = "/run/secrets"  # where a container sees those of its release
+CLOSED, OPEN = 0o750, 0o1770  # a release's directory while root works there, and while its process may write there
+
+
+class ReleaseError(Exception):
+    """A release that was not made. ``step`` says where it ended, the message why and what to do."""
+
+    def __init__(self, step: str, message: str, log: str = "") -> None:
+        super().__init__(message)
+        self.step = step
+        self.log = log
+
+
+@dataclass(frozen=True)
+class Record:
+    """The immutable record of a release (DESIGN §2).
+
+    ``spec_digest`` identifies everything that was asked for; ``spec`` holds it, but for the secrets.
+    ``restored`` names the backup or the file that the generation was filled from, if the release is a restore.
+    """
+
+    site: str
+    release: int
+    image: str
+    image_id: str
+    version: str
+    source_digest: str
+    generation: int
+    container: str
+    configuration: str
+    created: str
+    migrations: tuple[str, ...]
+    previous: int | None
+    spec_digest: str
+    spec: dict[str, Any] = field(default_factory=dict)
+    restored: str = ""
+
+    @classmethod
+    def read(cls, path: Path, site: str) -> Record:
+        """Read a record that ``write`` has written, in the directory of the release.
+
+        Raises:
+            ReleaseError: it is unreadable, somebody else may have written it, or it is not of that site and release.
+        """
+        try:
+            data = json.loads(files.read(path, own=True))
+            record_form.check(data, site, path.parent.resolve().name)
+            return cls(**{**data, "migrations": tuple(data["migrations"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ReleaseError(
+                "read the records",
+                f"the release record {path} cannot be read: {error}. Put back what Hostwright has written there, with "
+                "owner root and mode 0644; the directory of a release that is not the live one may be removed instead",
+            ) from error
+
+    def write(self, path: Path) -> None:
+        """Write the record so that it survives a crash, readable by everybody, writable by root."""
+        write_durably(path, json.dumps(asdict(self), indent=1) + "\n", 0o644)
+
+
+@dataclass(frozen=True)
+class Site:
+    """The directories of one site below the root (DESIGN §6); volumes are bound to them."""
+
+    name: str
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        """Database generations."""
+        return self.root / "data" / self.name
+
+    @property
+    def configuration(self) -> Path:
+        """Configuration and secrets."""
+        return self.root / "config" / self.name
+
+    @property
+    def web(self) -> Path:
+        """What Nginx sees of the site."""
+        return self.root / "web" / self.name
+
+    @property
+    def run(self) -> Path:
+        """Releases, their sockets, and ``current``."""
+        return self.web / "run"
+
+    @property
+    def static(self) -> Path:
+        """Static files by release, and the hashed ones of all of them in ``shared``."""
+        return self.web / "static"
+
+    @property
+    def media(self) -> Path:
+        """Uploaded files."""
+        return self.web / "media"
+
+    @property
+    def current(self) -> Path:
+        """The symlink that names the live release."""
+        return self.run / "current"
+
+    def release(self, number: int) -> Path:
+        """Directory of a release: its record and its socket."""
+        return self.run / "releases" / str(number)
+
+    def rest(self, number: int) -> Path:
+        """While it is there and its modification time lies ahead, the workers of a release rest."""
+        return self.release(number) / "rest"
+
+    def rested(self, number: int, worker: str) -> Path:
+        """A worker's answer: it lies there while it rests."""
+        return self.release(number) / f"rested-{worker}"
+
+    def forget_rest(self, number: int) -> None:
+        """Remove the sign and the answers, also of workers that were killed."""
+        for path in (self.rest(number), *self.release(number).glob("rested-*")):
+            remove_tree(path)
+
+    def generation(self, number: int) -> Path:
+        """Directory of a database generation."""
+        return self.data / "databases" / str(number)
+
+    def database_bytes(self, generation: int) -> int:
+        """Size of a generation's database with what SQLite keeps beside it."""
+        return sum(files.size(path) for path in self.generation(generation).glob("db.sqlite3*"))
+
+    def release_configuration(self, number: int) -> Path:
+        """What the containers of a release read."""
+        return self.configuration / "releases" / f"{number}.json"
+
+    def secrets(self, number: int) -> Path:
+        """Files with the secrets of a release."""
+        return self.configuration / "secrets" / str(number)
+
+    @property
+    def memory(self) -> Path:
+        """What the containers see of the secrets: a directory for each release, gone when the host is switched off."""
+        return secret_files.MEMORY / self.name
+
+    @property
+    def hold(self) -> Path:
+        """While it is there and its modification time lies ahead, Nginx keeps requests waiting."""
+        return self.run / "hold"
+
+    @property
+    def maintenance(self) -> Path:
+        """While it is there and its modification time lies ahead, Nginx answers 503."""
+        return self.run / "maintenance"
+
+    @property
+    def progress(self) -> Path:
+        """Names the step of the release that is under way."""
+        return self.configuration / "progress"
+
+    @property
+    def deployments(self) -> Path:
+        """The audit log: one JSON object a line for every release, and for every one that failed."""
+        return self.configuration / "deployments.jsonl"
+
+    @property
+    def unfinished(self) -> Path:
+        """Lies there while the first release is under way: the databases beside it hold nothing that anybody wrote."""
+        return self.data / "unfinished"
+
+    @property
+    def volumes(self) -> dict[str, tuple[Path, str, bool]]:
+        """Each volume's directory on the host, its place in a container, and whether it is read-only there."""
+        return {
+            f"{self.name}_data": (self.data, "/site/data", False),
+            f"{self.name}_config": (self.configuration, "/site/config", True),
+            f"{self.name}_run": (self.run, "/site/run", False),
+            f"{self.name}_media": (self.media, "/site/media", False),
+        }
+
+    def make_directories(self) -> None:
+        """Make the site's directories with their owners; whoever may write into one is its group or owner.
+
+        The sticky bit keeps the site from replacing records that root wrote beside its sockets.
+        """
+        for path, mode, uid, gid in (
+            (self.root, 0o755, 0, 0),
+            (self.data.parent, 0o755, 0, 0),
+            (self.data, 0o750, 0, APP_GID),
+            (self.data / "databases", 0o750, 0, APP_GID),
+            (self.configuration.parent, 0o755, 0, 0),
+            (self.configuration, 0o750, 0, APP_GID),
+            (self.configuration / "releases", 0o750, 0, APP_GID),
+            (self.configuration / "secrets", 0o700, APP_UID, APP_GID),
+            (self.web.parent, 0o755, 0, 0),
+            (self.web, 0o755, 0, 0),
+            (self.run, 0o755, 0, 0),
+            (self.run / "releases", 0o755, 0, 0),
+            (self.static, 0o755, 0, 0),
+            (self.media, 0o755, APP_UID, APP_GID),
+        ):
+            make_directory(path, mode, uid, gid)
+
+    def records(self) -> dict[int, Record]:
+        """The records of all committed releases that are kept, by number.
+
+        Beyond the live release nothing is committed: who wrote what lies there does not matter.
+        """
+        live = self.current_record()
+        numbers = _numbers(path.parent.name for path in (self.run / "releases").glob("*/release.json"))
+        kept = sorted(number for number in numbers if live is None or number <= live.release)
+        return {number: Record.read(self.release(number) / "release.json", self.name) for number in kept}
+
+    def current_record(self) -> Record | None:
+        """The live release's record, or None before the first release."""
+        if not self.current.is_symlink():
+            return None
+        return Record.read(self.current / "release.json", self.name)
+
+    def live_record(self, step: str) -> Record:
+        """The live release's record.
+
+        Args:
+            step: that needs one, for the message.
+
+        Raises:
+            ReleaseError: there is no live release.
+        """
+        live = self.current_record()
+        if live is None:
+            raise ReleaseError(step, f"{self.name} has no live release on this host: deploy it first")
+        return live
+
+    def generations(self) -> set[int]:
+        """Numbers of the database generations that are there."""
+        return _numbers(path.name for path in (self.data / "databases").glob("*"))
+
+    def traces(self) -> set[int]:
+        """Numbers of all releases that have left something, whether they came about or not."""
+        places = (self.run / "releases", self.static, self.configuration / "secrets", self.memory)
+        names = [path.name for place in places for path in place.glob("*")]
+        return _numbers([*names, *(path.stem for path in (self.configuration / "releases").glob("*.json"))])
+
+    def next_number(self) -> int:
+        """A release number above every one that has left a trace."""
+        return 1 + max(self.traces(), default=0)
+
+    def remove(self, number: int) -> None:
+        """Remove a release: record, socket, static files, secrets and configuration; the database stays."""
+        remove_tree(self.release(number))
+        remove_tree(self.static / str(number))
+        self._prune_shared()
+        remove_tree(self.memory / str(number))
+        remove_tree(self.secrets(number))
+        self.release_configuration(number).unlink(missing_ok=True)
+
+    def remove_generation(self, number: int) -> None:
+        """Remove a database generation, unless a backup reads it now (it holds a shared lock on the directory)."""
+        path = self.generation(number)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_tree(path)
+        except BlockingIOError:
+            return
+        finally:
+            os.close(descriptor)
+
+    def _prune_shared(self) -> None:
+        """Remove the shared static files that no release has any more."""
+        shared = self.static / "shared"
+        kept = [path for path in self.static.glob("*") if path != shared]
+        for path in shared.rglob("*"):
+            directory = stat.S_ISDIR(path.lstat().st_mode)
+            if not directory and not any(files.is_regular(top / path.relative_to(shared)) for top in kept):
+                path.unlink()
+
+    def audit(self, line: str) -> None:
+        """Add a line to the audit log, durably."""
+        with self.deployments.open("a") as handle:
+            os.fchmod(handle.fileno(), 0o640)
+            handle.write(f"{line}\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    def audited(self) -> list[dict[str, Any]]:
+        """The lines of the audit log, the oldest one first."""
+        if not self.deployments.exists():
+            return []
+        return [json.loads(line) for line in self.deployments.read_text().splitlines()]
+
+    def commit(self, record: Record, check: Callable[[], object] | None = None) -> None:
+        """Make a release the live one: one rename of ``current``, when all it leads to is durable (DESIGN §6.6).
+
+        Args:
+            record: the release's.
+            check: called right before the rename, which does not happen if it raises.
+        """
+        generation = self.generation(record.generation)
+        for name in ("db.sqlite3", "db.sqlite3-wal"):
+            if (generation / name).is_file():
+                fsync(generation / name)
+        fsync(generation)
+        fsync(generation.parent)
+        directory = self.release(record.release)
+        directory.chmod(CLOSED)  # what the site has put in the record's way goes, and nothing else comes
+        record.write(directory / "release.json")
+        directory.chmod(OPEN)
+        fsync(self.run / "releases")
+        pending = self.run / "current.new"
+        pending.unlink(missing_ok=True)
+        pending.symlink_to(Path("releases") / str(record.release))
+        try:
+            if check:
+                check()
+            pending.replace(self.current)
+        finally:
+            pending.unlink(missing_ok=True)
+        fsync(self.run)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Let one release run at a time; the kernel frees the lock with the process.
+
+        Raises:
+            ReleaseError: another one is running.
+        """
+        with (self.configuration / "lock").open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ReleaseError(
+                    "lock the site",
+                    f"another release of {self.name} is running on this host: wait for it, then run again",
+                ) from error
+            yield
+
+    def secret_key(self) -> SecretKey:
+        """The live release's secret key; before the first release, a new one.
+
+        The key belongs to a release, so that the rename of ``current`` switches it as it does all else. Releases that
+        were made before that share the one in the directory above.
+
+        Raises:
+            ReleaseError: it is broken.
+        """
+        live = self.current_record()
+        shared = self.configuration / "secrets"
+        places = (self.secrets(live.release), shared) if live else (shared,)
+        try:
+            for directory in places:
+                if key := SecretKey.read(directory):
+                    return key
+        except ValueError as error:
+            raise ReleaseError("read the secret key", f"{shared} is broken: {error}") from error
+        return SecretKey.new()
+
+    def user_secrets(self, number: int) -> dict[str, str]:
+        """A release's secrets but for the secret key: what ``write_secrets`` has written."""
+        kept = (path for path in self.secrets(number).iterdir() if SECRET.fullmatch(path.name))
+        return {path.name: files.read(path).removesuffix("\n") for path in kept}
+
+    def write_secrets(self, number: int, values: Mapping[str, str], key: SecretKey) -> None:
+        """Write a release's secrets, each into a file of its own; those of the releases before it stay theirs."""
+        make_directory(self.secrets(number), 0o700, APP_UID, APP_GID)
+        for name, text in {**{name: f"{value}\n" for name, value in values.items()}, **key.files()}.items():
+            write_durably(self.secrets(number) / name, text, 0o600, APP_UID, APP_GID)
+
+    def provide_secrets(self, number: int) -> None:
+        """Have a release's secrets in memory for its containers."""
+        secret_files.provide(self.secrets(number), self.memory / str(number))
+
+
+def make_directory(path: Path, mode: int, uid: int = 0, gid: int = 0) -> None:
+    """Make a directory with mode and owner, or bring an existing one to them.
+
+    A link to one is an operator's where only root may write; elsewhere somebody may have planted it.
+
+    Raises:
+        OSError: it cannot be made, or something else lies there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    follow = files.is_own(path.parent.stat())
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | (0 if follow else os.O_NOFOLLOW))
+    try:
+        os.fchown(descriptor, uid, gid)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, text: str, mode: int, uid: int = 0, gid: int = 0) -> None:
+    """Replace a file whole or not at all: temporary file, fsync, rename, fsync of the directory."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        descriptor = files.create(temporary, mode)
+        with os.fdopen(descriptor, "w") as handle:
+            os.fchown(descriptor, uid, gid)
+            os.fchmod(descriptor, mode)
+            handle.write(text)
+            handle.flush()
+            os.fsync(descriptor)
+        files.replace(temporary, path)
+    except BaseException:
+        remove_tree(temporary)
+        raise
+    fsync(path.parent)
+
+
+def fsync(path: Path) -> None:
+    """Make a file's content, or a directory's files, durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _numbers(names: Iterable[str]) -> set[int]:
+    return {int(name) for name in names if name.isdecimal()}
+
+
+def with_numbers(configuration: Mapping[str, Any], release: int, generation: int) -> dict[str, Any]:
+    """A release's configuration: what was asked for, and paths in the container, most of which have its numbers."""
+    return {
+        **configuration,
+        "database": f"/site/data/databases/{generation}/db.sqlite3",
+        "secrets_directory": SECRETS,
+        "secret_key_file": f"{SECRETS}/{SECRET_KEY}",
+        "server": {**configuration["server"], "socket": f"/site/run/releases/{release}/app.sock"},
+    }
