@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .release.site import make_directory, write_durably
+from .host.files import make_directory, write_durably
 
 PACKAGE = "hostwright_host"
 _LAUNCHER = """\

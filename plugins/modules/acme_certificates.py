@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hostwright.django.plugins.module_utils.host.files import write_durably
 from ansible_collections.hostwright.django.plugins.module_utils.host.process import run
 from ansible_collections.hostwright.django.plugins.module_utils.nginx.acme import Store, pending
-from ansible_collections.hostwright.django.plugins.module_utils.release.site import write_durably
 
 DOCUMENTATION = r"""
 module: acme_certificates

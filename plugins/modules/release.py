@@ -13,6 +13,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.cron import prob
 from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine
 from ansible_collections.hostwright.django.plugins.module_utils.host.process import run
 from ansible_collections.hostwright.django.plugins.module_utils.release.backups import Shelf
+from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.hostwright.django.plugins.module_utils.release.housekeeping import HOST_COMMAND
 from ansible_collections.hostwright.django.plugins.module_utils.release.module import ARGUMENTS as COMMON
 from ansible_collections.hostwright.django.plugins.module_utils.release.module import (
@@ -23,7 +24,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.release.module i
 )
 from ansible_collections.hostwright.django.plugins.module_utils.release.record_form import PART
 from ansible_collections.hostwright.django.plugins.module_utils.release.restore import Restorer, Source
-from ansible_collections.hostwright.django.plugins.module_utils.release.site import SECRET, ReleaseError, Site
+from ansible_collections.hostwright.django.plugins.module_utils.release.site import SECRET, Site
 from ansible_collections.hostwright.django.plugins.module_utils.release.spec import Job, Limits, Spec, words_of
 from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Outcome, Releaser
 

@@ -10,6 +10,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine
 from ansible_collections.hostwright.django.plugins.module_utils.release.backups import CHOOSE, Shelf, check
+from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.hostwright.django.plugins.module_utils.release.module import (
     ARGUMENTS,
     HOLD_ARGUMENTS,
@@ -17,8 +18,9 @@ from ansible_collections.hostwright.django.plugins.module_utils.release.module i
     site_of,
     told,
 )
+from ansible_collections.hostwright.django.plugins.module_utils.release.record import Record
 from ansible_collections.hostwright.django.plugins.module_utils.release.restore import Restorer, Source, Wish
-from ansible_collections.hostwright.django.plugins.module_utils.release.site import Record, ReleaseError, Site
+from ansible_collections.hostwright.django.plugins.module_utils.release.site import Site
 from ansible_collections.hostwright.django.plugins.module_utils.release.spec import words_of
 
 DOCUMENTATION = r"""

@@ -6,8 +6,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine
+from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.hostwright.django.plugins.module_utils.release.module import ARGUMENTS, perform, site_of, told
-from ansible_collections.hostwright.django.plugins.module_utils.release.site import ReleaseError
 from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Outcome, Releaser
 
 DOCUMENTATION = r"""

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..host.files import write_durably
 from ..host.problems import Problem, ProblemError
 from ..host.process import NOT_FOUND, Answer, Runner
-from ..release.site import write_durably
 from .ssh_server import Effective, Session, SshServer, drop_in_text
 from .undo import Undo
 

@@ -16,9 +16,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..host.files import fsync, write_durably
 from ..host.problems import Problem, ProblemError
 from ..host.process import Runner
-from ..release.site import fsync, write_durably
 
 SERVICE = "hostwright-undo.service"
 TIMER = "hostwright-undo.timer"

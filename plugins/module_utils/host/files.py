@@ -1,6 +1,7 @@
-"""Files and directories where somebody else may write: no name is followed, and any kind of entry is expected.
+"""Files and directories: replaced whole, and safe where somebody else may write.
 
-It is a part of the host command too, so it uses the standard library of Python 3.9 only.
+No link is followed there, and any kind of entry is expected. A part of the host command too, so it uses the standard
+library only.
 """
 
 from __future__ import annotations
@@ -130,3 +131,53 @@ def size(path: Path) -> int:
         return path.lstat().st_size
     except FileNotFoundError:
         return 0
+
+
+def make_directory(path: Path, mode: int, uid: int = 0, gid: int = 0) -> None:
+    """Make a directory with mode and owner, or bring an existing one to them.
+
+    A link to one is an operator's where only root may write; elsewhere somebody may have planted it.
+
+    Raises:
+        OSError: it cannot be made, or something else lies there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    follow = is_own(path.parent.stat())
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | (0 if follow else os.O_NOFOLLOW))
+    try:
+        os.fchown(descriptor, uid, gid)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, text: str, mode: int, uid: int = 0, gid: int = 0) -> None:
+    """Replace a file whole or not at all: temporary file, fsync, rename, fsync of the directory."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        descriptor = create(temporary, mode)
+        with os.fdopen(descriptor, "w") as handle:
+            os.fchown(descriptor, uid, gid)
+            os.fchmod(descriptor, mode)
+            handle.write(text)
+            handle.flush()
+            os.fsync(descriptor)
+        replace(temporary, path)
+    except BaseException:
+        remove_tree(temporary)
+        raise
+    fsync(path.parent)
+
+
+def fsync(path: Path) -> None:
+    """Make a file's content, or a directory's files, durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from . import secret_key
+from .errors import ReleaseError
 from .secret_key import SecretKey
-from .site import SECRET, ReleaseError
+from .site import SECRET
 
 FORMAT = 2
 SEAL = ".json.sha256"

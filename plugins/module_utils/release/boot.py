@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+from ..host.files import fsync, make_directory, write_durably
 from . import secret_files
-from .site import fsync, make_directory, write_durably
 
 PROGRAM = Path("/usr/local/lib/hostwright-secrets.py")
 UNITS = Path("/etc/systemd/system")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..host.engine import Engine, EngineError
-from .site import APP_GID, APP_UID, SECRETS, ReleaseError, Site
+from .errors import ReleaseError
+from .site import APP_GID, APP_UID, SECRETS, Site
 from .spec import Spec
 
 TMP = "/tmp"  # noqa: S108 (the container's own, in memory)

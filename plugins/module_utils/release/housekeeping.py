@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..host.engine import Engine
-from ..host.files import remove_tree
+from ..host.files import remove_tree, write_durably
 from .containers import Containers
-from .site import Record, ReleaseError, Site, write_durably
+from .errors import ReleaseError
+from .record import Record
+from .site import Site
 from .spec import Spec
 from .steps import Progress
 

@@ -12,7 +12,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ..host.engine import EngineError
-from .site import ReleaseError, Site
+from .errors import ReleaseError
+from .site import Site
 from .transaction import Outcome, Releaser
 
 ARGUMENTS: dict[str, Any] = {

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from ..host.engine import Engine
 from . import probe
 from .containers import Containers
+from .errors import ReleaseError
 from .migrator import LOG_LINES, tail
-from .site import ReleaseError, Site
+from .site import Site
 from .spec import Spec
 from .steps import Progress
 

@@ -13,13 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..host.files import make_directory, write_durably
 from .backups import Backup, Protected, check
 from .containers import BACKUPS
+from .errors import ReleaseError
 from .generation import Move, database
 from .hold import Maintenance
 from .migrator import Migrator, MigratorError, tail
+from .record import Record
 from .rollback import wish_of
-from .site import APP_GID, APP_UID, Record, ReleaseError, make_directory, write_durably
+from .site import APP_GID, APP_UID
 from .spec import Command, Spec
 from .transaction import MAINTENANCE_SECONDS, Attempt, Outcome, Releaser
 

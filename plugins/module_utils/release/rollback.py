@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from ..host.engine import Engine
+from .errors import ReleaseError
 from .generation import Move, database
 from .migrator import Migrator
-from .site import Record, ReleaseError, Site
+from .record import Record
+from .site import Site
 from .spec import Spec
 from .steps import Progress
 

@@ -9,13 +9,15 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..host import files
-from ..host.files import remove_tree
-from . import record_form, secret_files
+from ..host.files import fsync, make_directory, remove_tree, write_durably
+from . import secret_files
+from .errors import ReleaseError
+from .record import Record
 from .secret_key import NAME as SECRET_KEY
 from .secret_key import SecretKey
 
@@ -24,62 +26,6 @@ APP_GID = 10001
 SECRET = re.compile(r"[A-Z][A-Z0-9_]*")  # as the user's secrets are called; the secret key, beside them, is not
 SECRETS = "/run/secrets"  # where a container sees those of its release
 CLOSED, OPEN = 0o750, 0o1770  # a release's directory while root works there, and while its process may write there
-
-
-class ReleaseError(Exception):
-    """A release that was not made. ``step`` says where it ended, the message why and what to do."""
-
-    def __init__(self, step: str, message: str, log: str = "") -> None:
-        super().__init__(message)
-        self.step = step
-        self.log = log
-
-
-@dataclass(frozen=True)
-class Record:
-    """The immutable record of a release (DESIGN §2).
-
-    ``spec_digest`` identifies everything that was asked for; ``spec`` holds it, but for the secrets.
-    ``restored`` names the backup or the file that the generation was filled from, if the release is a restore.
-    """
-
-    site: str
-    release: int
-    image: str
-    image_id: str
-    version: str
-    source_digest: str
-    generation: int
-    container: str
-    configuration: str
-    created: str
-    migrations: tuple[str, ...]
-    previous: int | None
-    spec_digest: str
-    spec: dict[str, Any] = field(default_factory=dict)
-    restored: str = ""
-
-    @classmethod
-    def read(cls, path: Path, site: str) -> Record:
-        """Read a record that ``write`` has written, in the directory of the release.
-
-        Raises:
-            ReleaseError: it is unreadable, somebody else may have written it, or it is not of that site and release.
-        """
-        try:
-            data = json.loads(files.read(path, own=True))
-            record_form.check(data, site, path.parent.resolve().name)
-            return cls(**{**data, "migrations": tuple(data["migrations"])})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ReleaseError(
-                "read the records",
-                f"the release record {path} cannot be read: {error}. Put back what Hostwright has written there, with "
-                "owner root and mode 0644; the directory of a release that is not the live one may be removed instead",
-            ) from error
-
-    def write(self, path: Path) -> None:
-        """Write the record so that it survives a crash, readable by everybody, writable by root."""
-        write_durably(path, json.dumps(asdict(self), indent=1) + "\n", 0o644)
 
 
 @dataclass(frozen=True)
@@ -391,56 +337,6 @@ class Site:
     def provide_secrets(self, number: int) -> None:
         """Have a release's secrets in memory for its containers."""
         secret_files.provide(self.secrets(number), self.memory / str(number))
-
-
-def make_directory(path: Path, mode: int, uid: int = 0, gid: int = 0) -> None:
-    """Make a directory with mode and owner, or bring an existing one to them.
-
-    A link to one is an operator's where only root may write; elsewhere somebody may have planted it.
-
-    Raises:
-        OSError: it cannot be made, or something else lies there.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        path.mkdir(0o700)
-    except FileExistsError:
-        if not path.is_dir():
-            raise
-    follow = files.is_own(path.parent.stat())
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | (0 if follow else os.O_NOFOLLOW))
-    try:
-        os.fchown(descriptor, uid, gid)
-        os.fchmod(descriptor, mode)
-    finally:
-        os.close(descriptor)
-
-
-def write_durably(path: Path, text: str, mode: int, uid: int = 0, gid: int = 0) -> None:
-    """Replace a file whole or not at all: temporary file, fsync, rename, fsync of the directory."""
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        descriptor = files.create(temporary, mode)
-        with os.fdopen(descriptor, "w") as handle:
-            os.fchown(descriptor, uid, gid)
-            os.fchmod(descriptor, mode)
-            handle.write(text)
-            handle.flush()
-            os.fsync(descriptor)
-        files.replace(temporary, path)
-    except BaseException:
-        remove_tree(temporary)
-        raise
-    fsync(path.parent)
-
-
-def fsync(path: Path) -> None:
-    """Make a file's content, or a directory's files, durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _numbers(names: Iterable[str]) -> set[int]:

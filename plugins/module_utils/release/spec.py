@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .site import ReleaseError
+from .errors import ReleaseError
 
 # What may differ without making another release.
 UNRELATED = (

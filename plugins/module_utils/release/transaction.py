@@ -16,28 +16,19 @@ from typing import Any
 
 from ..host import files
 from ..host.engine import Engine, EngineError
-from ..host.files import remove_tree
+from ..host.files import make_directory, remove_tree, write_durably
 from . import boot, probe
 from .containers import Containers
+from .errors import ReleaseError
 from .generation import DATABASES, REHEARSAL, Move, database
 from .hold import MARGIN, Gate, Maintenance, connections, drain
 from .housekeeping import Housekeeping
 from .migrator import Migrator, MigratorError, tail
 from .readiness import Readiness
+from .record import Record
 from .rollback import Back, Rollback, wish_of
 from .secret_key import SecretKey
-from .site import (
-    APP_GID,
-    APP_UID,
-    CLOSED,
-    OPEN,
-    Record,
-    ReleaseError,
-    Site,
-    make_directory,
-    with_numbers,
-    write_durably,
-)
+from .site import APP_GID, APP_UID, CLOSED, OPEN, Site, with_numbers
 from .spec import Command, Spec
 from .steps import Progress
 

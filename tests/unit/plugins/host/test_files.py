@@ -12,8 +12,14 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.hostwright.django.plugins.module_utils.host import files
-from ansible_collections.hostwright.django.plugins.module_utils.host.files import create, read, remove_tree, replace
-from ansible_collections.hostwright.django.plugins.module_utils.release.site import make_directory, write_durably
+from ansible_collections.hostwright.django.plugins.module_utils.host.files import (
+    create,
+    make_directory,
+    read,
+    remove_tree,
+    replace,
+    write_durably,
+)
 
 DEEP = 3000  # levels: more than Python's stack and a process's descriptors allow
 

@@ -17,10 +17,11 @@ from unittest.mock import Mock
 import pytest
 from ansible_collections.hostwright.django.plugins.module_utils.host.process import Answer
 from ansible_collections.hostwright.django.plugins.module_utils.release.backups import Protected, Shelf, check
+from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.hostwright.django.plugins.module_utils.release.restore import Restorer, Source, Wish
 from ansible_collections.hostwright.django.plugins.module_utils.release.rollback import Rollback
 from ansible_collections.hostwright.django.plugins.module_utils.release.secret_key import Fallback, SecretKey
-from ansible_collections.hostwright.django.plugins.module_utils.release.site import ReleaseError, Site
+from ansible_collections.hostwright.django.plugins.module_utils.release.site import Site
 from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Outcome, Releaser
 from ansible_collections.hostwright.django.plugins.modules import restore as module
 

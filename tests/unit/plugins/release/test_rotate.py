@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 from ansible_collections.hostwright.django.plugins.module_utils.release import containers, secret_key
+from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.hostwright.django.plugins.module_utils.release.rollback import Rollback
 from ansible_collections.hostwright.django.plugins.module_utils.release.secret_key import Fallback, SecretKey
-from ansible_collections.hostwright.django.plugins.module_utils.release.site import ReleaseError
 from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Releaser
 from ansible_collections.hostwright.django.plugins.modules import rotate
 

@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.hostwright.django.plugins.module_utils.host.files import remove_tree
-from ansible_collections.hostwright.django.plugins.module_utils.release import site as module
-from ansible_collections.hostwright.django.plugins.module_utils.release.secret_key import Fallback, SecretKey
-from ansible_collections.hostwright.django.plugins.module_utils.release.site import (
-    Record,
-    ReleaseError,
-    Site,
+from ansible_collections.hostwright.django.plugins.module_utils.host.files import (
     make_directory,
-    with_numbers,
+    remove_tree,
     write_durably,
 )
+from ansible_collections.hostwright.django.plugins.module_utils.release import site as module
+from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
+from ansible_collections.hostwright.django.plugins.module_utils.release.record import Record
+from ansible_collections.hostwright.django.plugins.module_utils.release.secret_key import Fallback, SecretKey
+from ansible_collections.hostwright.django.plugins.module_utils.release.site import Site, with_numbers
 
 pytestmark = pytest.mark.usefixtures("owners")
 

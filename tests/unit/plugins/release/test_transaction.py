@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 from ansible_collections.hostwright.django.plugins.module_utils.host.process import Answer
 from ansible_collections.hostwright.django.plugins.module_utils.release import transaction
+from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.hostwright.django.plugins.module_utils.release.hold import Gate, Maintenance
 from ansible_collections.hostwright.django.plugins.module_utils.release.migrator import Migrator
+from ansible_collections.hostwright.django.plugins.module_utils.release.record import Record
 from ansible_collections.hostwright.django.plugins.module_utils.release.rollback import Rollback
-from ansible_collections.hostwright.django.plugins.module_utils.release.site import Record, ReleaseError, Site
+from ansible_collections.hostwright.django.plugins.module_utils.release.site import Site
 from ansible_collections.hostwright.django.plugins.module_utils.release.spec import Job, Limits, Spec
 from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Outcome, Releaser
 from ansible_collections.hostwright.django.plugins.modules import release as module
