@@ -27,73 +27,130 @@ from ansible_collections.hostwright.django.plugins.module_utils.nginx.tls_change
 
 DOCUMENTATION = r"""
 module: nginx_configuration
-short_description: Put Nginx's configuration into its volume
+short_description: Judge what Nginx is to serve, and put its configuration into its volume
 description:
-  - Compares all configuration files with those in the directory that the volume is bound to. If they differ, has
+  - On the control node, judges all that is said about the sites and their certificates, and says everything that cannot
+    work in one message. With O(state=checked) that is all, and no host is asked.
+  - Then renders the templates of the role that calls it (C(nginx.conf.j2), C(scripts/hold.js.j2),
+    C(pages/unavailable.html.j2), and C(sites/site.conf.j2) for each site) with the role's variables. C(__nginx_site) is
+    the site, C(__nginx_encrypted) says whether it has a certificate.
+  - On the host, compares these files with those in the directory that the volume is bound to. If they differ, has
     C(nginx -t) of the image that runs them judge the whole, and only then replaces them and tells the running Nginx.
-  - Certificates take part in that. A site's pair of certificate and key is replaced by one rename.
+  - Files that the templates do not make go, but for those of other sites.
+  - Certificates take part in that. A site's pair of certificate and key is replaced by one rename. A given certificate
+    must match its key, be the first of a chain in which each is signed by the next, cover the site's host names, and be
+    valid now. With O(state=checked) there is a warning in its last fourteen days.
   - A refused configuration changes nothing; the message shows the line.
 options:
-  directory:
-    description: Directory on the host that the volume is bound to.
-    type: path
+  state:
+    description: V(checked) judges and changes nothing. V(present) judges sites and certificates, and changes the host.
+    type: str
+    choices: [checked, present]
     required: true
-  files:
-    description: Text of every configuration file, by its path in the directory.
-      Files that are not named here go, but for those of other sites (below C(sites/)).
-    type: dict
-    required: true
-  plain:
-    description: Text of files in place of those in O(files), for a site that has no certificate yet; for files that
-      are no site's, while no site has one.
-    type: dict
-    default: {}
-  certificates:
-    description: Certificates of sites, judged already (hostwright.django.certificate). Sites that are neither here nor
-      in O(acme) have none, and what lies there of theirs goes.
+  sites:
+    description: The sites to serve.
     type: list
     elements: dict
-    default: []
+    required: true
     suboptions:
-      site:
+      name:
         description: Name of the site.
         type: str
         required: true
-      certificate:
-        description: Its full chain in PEM.
-        type: str
-        required: true
-      key:
-        description: Its private key in PEM.
-        type: str
-        required: true
-      names:
-        description: Host names that it has to cover.
+      domains:
+        description: Host names that the site answers to, and that its certificate has to cover.
         type: list
         elements: str
         required: true
-      expires:
-        description: When it expires.
+      static_url:
+        description: Path of the static files, with a slash at both ends.
+        type: str
+        default: /static/
+      media_url:
+        description: Path of uploaded files, with a slash at both ends. Empty serves none.
+        type: str
+        default: ''
+      timeout:
+        description: Seconds the site has to answer.
+        type: int
+        default: 60
+      certificate:
+        description: Certificate for O(tls=files), the full chain in PEM, the site's own first.
+        type: str
+        default: ''
+      certificate_key:
+        description: Its private key in PEM, without a passphrase.
+        type: str
+        default: ''
+      login_path:
+        description: Path that passwords are sent to, which O(login_rate) is for; decoded, and without a query.
+        type: str
+        default: ''
+      extra:
+        description: Lines to add to the site's server block.
+        type: str
+        default: ''
+  tls:
+    description: Where certificates come from. With V(off) the sites are served by plain HTTP, and certificates that are
+      on the host go; with V(files) they are given in O(sites); with V(acme) M(hostwright.django.acme_certificates) gets
+      them from a CA, and until then a site is served by plain HTTP.
+    type: str
+    choices: ['off', files, acme]
+    required: true
+  acme:
+    description: The CA for O(tls=acme).
+    type: dict
+    required: true
+    suboptions:
+      directory:
+        description: URL of its directory.
         type: str
         required: true
-  acme:
-    description: Settings of sites that get their certificate from a CA, by their names, for hostwright-certificates.
-    type: dict
-    default: {}
+      email:
+        description: Address that it writes to. Empty gives none.
+        type: str
+        required: true
+      ca:
+        description: Root certificate (PEM) by which the host knows the CA. Empty trusts those that the host knows.
+        type: str
+        required: true
+  http_port:
+    description: Port of the host for HTTP. Required with O(state=checked).
+    type: int
+  https_port:
+    description: Port of the host for HTTPS. Required with O(state=checked).
+    type: int
+  addresses:
+    description: Addresses of the host that the ports are published on, those of IPv6 in brackets. Required
+      with O(state=checked).
+    type: list
+    elements: str
+  tmp:
+    description: Size of /tmp of the container, as Docker writes sizes. Required with O(state=checked).
+    type: str
+  tls_hsts:
+    description: Seconds for which browsers remember that the sites are to be asked by HTTPS only. Required with
+      O(state=checked).
+    type: int
+  login_rate:
+    description: How often one address may try to log in, for example V(10r/m). Empty sets no limit.
+      Required with O(state=checked).
+    type: str
+  directory:
+    description: Directory on the host that the volume is bound to. Required with O(state=present).
+    type: path
   image:
-    description: Image of the Nginx that runs the configuration.
+    description: Image of the Nginx that runs the configuration. Required with O(state=present).
     type: str
-    required: true
   container:
-    description: Container to tell about a change, if it runs.
+    description: Container to tell about a change, if it runs. Required with O(state=present).
     type: str
-    required: true
 attributes:
   check_mode:
     description: Says what would change. The check by C(nginx -t) is left out while the image is not on the host.
     support: full
   diff_mode:
-    description: Shows the files that change.
+    description: Shows the files that change, of keys their SHA-256 only.
     support: full
 author: Hostwright contributors
 """
@@ -101,10 +158,17 @@ author: Hostwright contributors
 EXAMPLES = r"""
 - name: Configure Nginx
   hostwright.django.nginx_configuration:
+    state: present
+    sites:
+      - name: polls
+        domains: [polls.example.org]
+    tls: acme
+    acme:
+      directory: https://acme-v02.api.letsencrypt.org/directory
+      email: admin@example.org
+      ca: ""
     directory: /srv/hostwright/nginx
-    files:
-      nginx.conf: "{{ lookup('ansible.builtin.template', 'nginx.conf.j2') }}"
-    image: "{{ nginx_image }}"
+    image: hostwright-nginx:13-1
     container: hostwright-nginx
 """
 
@@ -113,12 +177,16 @@ files:
   description: Paths of the files that changed.
   type: list
   elements: str
-  returned: success
+  returned: success with O(state=present)
 missing:
-  description: Packages that sites in O(acme) need and the host lacks.
+  description: Packages that certificates from a CA need and the host lacks.
   type: list
   elements: str
-  returned: success
+  returned: success with O(state=present)
+acme:
+  description: What is asked of the CA for each site, by its name, as M(hostwright.django.acme_certificates) takes it.
+  type: dict
+  returned: success with O(state=present)
 """
 
 ACME_PACKAGES = {"certbot": "certbot", "cron": "cron", "openssl": "openssl"}  # each by its program
@@ -144,14 +212,15 @@ def _program(name: str) -> str | None:
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
+        # What the action plugin hands over: texts by path, and what has been judged.
         argument_spec={
             "directory": {"type": "path", "required": True},
             "files": {"type": "dict", "required": True},
-            "plain": {"type": "dict", "default": {}},
+            "plain": {"type": "dict", "required": True},  # in place of those in files, for sites without a certificate
             "certificates": {
                 "type": "list",
                 "elements": "dict",
-                "default": [],
+                "required": True,
                 "options": {
                     "site": {"type": "str", "required": True},
                     "certificate": {"type": "str", "required": True},
@@ -160,7 +229,7 @@ def main() -> None:
                     "expires": {"type": "str", "required": True},
                 },
             },
-            "acme": {"type": "dict", "default": {}},
+            "acme": {"type": "dict", "required": True},
             "image": {"type": "str", "required": True},
             "container": {"type": "str", "required": True},
         },

@@ -1,15 +1,17 @@
-"""Templates of the roles, rendered by Ansible's own lookup with the role's defaults and vars; no host, no play."""
+"""Templates of the roles, rendered by Ansible with the roles' defaults and vars; no host, no play."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import lookup_loader
 from ansible.template import Templar, trust_as_template
+from ansible_collections.hostwright.django.plugins.action import nginx_configuration as nginx
 
 ROLES = Path(__file__).resolve().parents[3] / "roles"
 
@@ -41,6 +43,43 @@ class Role:
     def render(self, template: str, **variables: Any) -> str:
         """Return a template's text."""
         return str(self.evaluate(f"lookup('ansible.builtin.template', '{template}')", **variables))
+
+    def configure_nginx(self, tasks: str, **variables: Any) -> dict[str, Any]:
+        """Run the action ``nginx_configuration`` as the first task of a file does.
+
+        Returns:
+            What is handed to the module on the host, or else what the action returns.
+        """
+        [task, *_] = self.loader.load_from_file(str(self.path / "tasks" / f"{tasks}.yml"), trusted_as_template=True)
+        templar = Templar(self.loader, {**self.variables, **variables})
+        arguments = templar.template(task["hostwright.django.nginx_configuration"])
+        made = mock.MagicMock(args=arguments, check_mode=False, async_val=0)
+        action = nginx.ActionModule(made, mock.MagicMock(), mock.MagicMock(), self.loader, templar, mock.MagicMock())
+        with (
+            mock.patch.object(lookup_loader, "get", _by_short_name(lookup_loader.get)),
+            mock.patch.object(action, "_execute_module") as module,
+        ):
+            module.return_value = {}
+            returned = action.run(task_vars={})
+        return dict(module.call_args.kwargs["module_args"]) if module.called else dict(returned)
+
+
+def nginx_files(
+    role: Role, *sites: dict[str, Any], secured: Collection[str] | None = None, **variables: Any
+) -> dict[str, str]:
+    """Texts of Nginx's configuration; ``secured`` names the sites with a certificate, by default all if TLS is on."""
+    checked = ArgumentSpecValidator({"sites": nginx.SPEC["sites"]}).validate({"sites": list(sites)})
+    assert not checked.error_messages
+    given = checked.validated_parameters["sites"]
+    if secured is None:
+        secured = [site["name"] for site in given] if variables.get("nginx_tls") in ("files", "acme") else []
+
+    def render(template: str, **more: Any) -> str:
+        return role.render(template, **variables, **more)
+
+    plain = [site for site in given if site["name"] not in secured]
+    encrypted = [site for site in given if site["name"] in secured]
+    return nginx.files_of(render, plain, encrypted=False) | nginx.site_files(render, encrypted, encrypted=True)
 
 
 def change(before: str, after: str) -> tuple[list[str], list[str]]:

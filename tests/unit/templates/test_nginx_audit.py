@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.unit.templates.rendering import Role
+from tests.unit.templates.rendering import Role, nginx_files
 
 SITE = {
     "name": "polls",
@@ -19,19 +19,19 @@ SITE = {
 EXTRA = {"name": "shop", "domains": ["shop.example.org"], "extra": "location = /x {\n    return 204;\n}"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "off": {},
-    "files": {"nginx_tls": "files", "nginx_tls_hsts": 300, "__nginx_tls_sites": ["polls", "shop"]},
-    "files, no certificate": {"nginx_tls": "files", "__nginx_tls_sites": []},
-    "acme": {"nginx_tls": "acme", "__nginx_tls_sites": ["polls"], "nginx_https_port": 8443},
-    "Debian 12": {"nginx_tls": "acme", "__nginx_tls_sites": ["polls", "shop"], "nginx_debian": "12"},
-    "login": {"nginx_tls": "files", "__nginx_tls_sites": ["polls"], "nginx_login_rate": "10r/m"},
+    "files": {"nginx_tls": "files", "nginx_tls_hsts": 300, "secured": ["polls", "shop"]},
+    "files, no certificate": {"nginx_tls": "files", "secured": []},
+    "acme": {"nginx_tls": "acme", "secured": ["polls"], "nginx_https_port": 8443},
+    "Debian 12": {"nginx_tls": "acme", "secured": ["polls", "shop"], "nginx_debian": "12"},
+    "login": {"nginx_tls": "files", "secured": ["polls"], "nginx_login_rate": "10r/m"},
 }
 
 
-def findings(directory: Path, variants: dict[str, dict[str, Any]]) -> list[str]:
+def findings(directory: Path, variants: dict[str, dict[str, Any]], *sites: dict[str, Any]) -> list[str]:
     """What gixy finds in configurations, each in a directory of its own."""
     role = Role("nginx")
     for name, variables in variants.items():
-        for path, text in role.evaluate("__nginx_files", **{"nginx_sites": [SITE, EXTRA], **variables}).items():
+        for path, text in nginx_files(role, *sites, **variables).items():
             file = directory / name / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
@@ -46,11 +46,11 @@ def findings(directory: Path, variants: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def test_nothing_is_found(tmp_path: Path) -> None:
-    assert findings(tmp_path, VARIANTS) == []
+    assert findings(tmp_path, VARIANTS, SITE, EXTRA) == []
 
 
 def test_it_looks_into_the_sites_files(tmp_path: Path) -> None:
     careless = {**EXTRA, "extra": "server_tokens on;"}
-    found = findings(tmp_path, {"careless": {"nginx_sites": [careless]}})
+    found = findings(tmp_path, {"careless": {}}, careless)
     assert len(found) == 1
     assert "version_disclosure" in found[0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.templates.rendering import Role, change
+from tests.unit.templates.rendering import Role, change, nginx_files
 
 SITE = {"name": "polls", "domains": ["polls.example.org"]}
 WEB = "/web/polls"
@@ -20,8 +20,7 @@ def role() -> Role:
 
 
 def files(role: Role, *sites: dict[str, Any], **variables: Any) -> dict[str, str]:
-    found: dict[str, str] = role.evaluate("__nginx_files", nginx_sites=list(sites or (SITE,)), **variables)
-    return found
+    return nginx_files(role, *(sites or (SITE,)), **variables)
 
 
 def site(role: Role, **changes: Any) -> str:
@@ -86,7 +85,7 @@ def test_media_are_served_and_never_run(role: Role) -> None:
 
 
 def test_links_are_followed_to_the_live_release_s_static_files_and_nowhere_else(role: Role) -> None:
-    both = files(role, {**SITE, "media_url": "/media/"}, nginx_tls="acme", __nginx_tls_sites=["polls"])
+    both = files(role, {**SITE, "media_url": "/media/"}, nginx_tls="acme", secured=["polls"])
     assert "\n    disable_symlinks on;\n" in both["nginx.conf"]
     plain, tls = both["sites/polls.conf"].split("\nserver {")[1:]
     assert "disable_symlinks" not in plain  # that of nginx.conf counts
@@ -333,7 +332,7 @@ def test_who_may_try_to_log_in_is_counted_at_the_gate(role: Role) -> None:
 
 def encrypted(role: Role, **variables: Any) -> tuple[str, str]:
     """The blocks of a site's servers for HTTP and for HTTPS."""
-    text = files(role, **{"nginx_tls": "files", "__nginx_tls_sites": ["polls"], **variables})["sites/polls.conf"]
+    text = files(role, **{"nginx_tls": "files", "secured": ["polls"], **variables})["sites/polls.conf"]
     return block(text, "server {"), block(text[text.index("server {") + 1 :], "server {")
 
 
@@ -362,22 +361,22 @@ def test_by_http_it_sends_visitors_to_https(role: Role, port: int, there: str) -
 
 
 def test_a_site_without_a_certificate_stays_with_http(role: Role) -> None:
-    text = files(role, nginx_tls="files", __nginx_tls_sites=["blog"])["sites/polls.conf"]
+    text = files(role, nginx_tls="files", secured=["blog"])["sites/polls.conf"]
     assert text == site(role)
 
 
 @pytest.mark.parametrize("sites", [[], ["polls"]])
 def test_challenges_are_answered_by_http_with_a_certificate_and_without(role: Role, sites: list[str]) -> None:
-    text = files(role, nginx_tls="acme", __nginx_tls_sites=sites)["sites/polls.conf"]
+    text = files(role, nginx_tls="acme", secured=sites)["sites/polls.conf"]
     assert text.count("location ^~ /.well-known/acme-challenge/") == 1
     plain = block(text, "server {")
     assert "listen 8080;" in plain
     assert "root /etc/hostwright/acme-challenge;" in block(plain, "location ^~ /.well-known/acme-challenge/")
-    assert "acme" not in files(role, nginx_tls="files", __nginx_tls_sites=sites)["sites/polls.conf"]
+    assert "acme" not in files(role, nginx_tls="files", secured=sites)["sites/polls.conf"]
 
 
 def test_the_first_nginx_with_http2_of_its_own(role: Role) -> None:
-    old = files(role, nginx_tls="files", __nginx_tls_sites=["polls"], nginx_debian="12")
+    old = files(role, nginx_tls="files", secured=["polls"], nginx_debian="12")
     for name, flag in (("nginx.conf", " default_server"), ("sites/polls.conf", "")):
         assert f"listen 8443 ssl http2{flag};" in old[name]
         assert "http2 on" not in old[name]
