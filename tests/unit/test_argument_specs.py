@@ -1,7 +1,8 @@
-"""Every role's argument spec, defaults and README agree with each other and with the house's rules."""
+"""Every role's argument spec, defaults, README and tasks agree with each other and with the house's rules."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,15 @@ def test_role_states_its_outcome(role: str) -> None:
 def test_internal_variables_are_marked(role: str) -> None:
     internal = load(ROLES / role / "vars" / "main.yml")
     assert [name for name in internal if not name.startswith(f"__{role}_")] == []
+
+
+@pytest.mark.parametrize("role", NAMES)
+def test_names_of_tasks_begin_with_their_file_s(role: str) -> None:
+    for file in (ROLES / role / "tasks").glob("*.yml"):
+        if file.stem != "main":
+            names = re.findall(r"^ *- name: (.*)", file.read_text(encoding="utf-8"), re.MULTILINE)
+            tasks = [name for name in names if not name.startswith('"{{')]  # an option's, not a task's
+            assert [name for name in tasks if not name.startswith(f"{file.stem} | ")] == [], file.name
 
 
 GOOD: dict[str, Any] = {"nginx_port": {"description": "The port.", "type": "int", "default": 80}}

@@ -64,7 +64,7 @@ PLAYBOOK = """\
   vars: {ansible_python_interpreter: "{{ ansible_playbook_python }}"}
   tasks:
     - block:
-        - ansible.builtin.include_role: {name: hostwright.django.backup, tasks_from: check, public: true}
+        - ansible.builtin.include_role: {name: hostwright.django.backup, tasks_from: preflight, public: true}
         - ansible.builtin.set_fact:
             said:
               settings: "{{ __backup_settings | string }}"
