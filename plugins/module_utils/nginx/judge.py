@@ -19,8 +19,8 @@ SIZE = re.compile(r"[1-9][0-9]*[kmgKMG%]?")
 RATE = re.compile(r"[1-9][0-9]*r/[sm]")
 # The site's name is part of a directory and of a file's name.
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
-# Nginx puts a directory in place of a location's path: without the last slash '/media../run/' would be what lies beside
-# the directory.
+# Nginx puts a directory in place of a location's path: without the last slash, '/media../run/' would be served
+# from beside that directory.
 PLACE = re.compile(r"(?!/-/hostwright/)/([A-Za-z0-9_~-][A-Za-z0-9._~-]*/)+")
 # Nginx compares it with a path that is decoded and has neither '//' nor '..': another one would limit nothing.
 LOGIN_PATH = re.compile(r"(?!.*/[/.])/[^\s\"'\\;{}()$?#%]*")
@@ -29,7 +29,7 @@ LOGIN_PATH = re.compile(r"(?!.*/[/.])/[^\s\"'\\;{}()$?#%]*")
 def wrong_settings(options: Mapping[str, Any]) -> Iterator[str]:
     """Find what cannot work among ports, addresses and limits; ``options`` are those of ``nginx_configuration``."""
     addresses, rate = options["addresses"], options["login_rate"]
-    # The Engine takes what is no address for every address, and notices when the container before has gone.
+    # Given anything else, the Engine publishes on every address; and it is asked when the old container has gone.
     if not addresses or not all(map(_is_address, addresses)):
         yield f"nginx_addresses: name addresses of the host, those of IPv6 in brackets, not {json.dumps(addresses)}."
     if options["tls"] != "off" and options["https_port"] == options["http_port"]:
@@ -82,7 +82,15 @@ def wrong_requests(acme: Mapping[str, str], sites: Sequence[Mapping[str, Any]]) 
 
 
 def judge_certificates(sites: Sequence[Mapping[str, Any]], now: datetime) -> tuple[dict[str, Verdict], list[str]]:
-    """Judge the certificates that are given with the sites; return verdicts by site, and what is wrong."""
+    """Judge the certificates that are given with the sites.
+
+    Args:
+        sites: with ``name``, ``domains``, ``certificate`` and ``certificate_key`` (both in PEM) of each.
+        now: the moment, with a time zone.
+
+    Returns:
+        The verdicts on good certificates by site, and a sentence for every other site; none shows a key.
+    """
     verdicts, wrong = {}, []
     for site in sites:
         certificate, key = site["certificate"], site["certificate_key"]
