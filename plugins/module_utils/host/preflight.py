@@ -16,6 +16,7 @@ import re
 import shutil
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ CONTAINERD_ROOT = Path("/var/lib/containerd")
 LISTENING = "0A"
 MACHINES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
 DAEMON_PACKAGES = ("docker.io", "docker-ce")
+PYTHON_MINIMUM = "3.11"
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,11 @@ class Host:
     def machine(self) -> str:
         """The processor's name as the kernel has it."""
         return platform.machine()
+
+    @property
+    def python(self) -> str:
+        """Version of the Python that runs this."""
+        return platform.python_version()
 
     @property
     def systemd(self) -> bool:
@@ -413,6 +420,22 @@ def check_distribution(host: Distribution, allowed: Sequence[str], where: str) -
     ]
 
 
+def check_python(version: str) -> list[Problem]:
+    """The Python that runs this collection's modules on the host must be new enough for all of them.
+
+    This module and what it imports run with an older one too, so that it can say so.
+    """
+    if version_of(version) >= version_of(PYTHON_MINIMUM):
+        return []
+    return [
+        Problem(
+            f"the host's Python is too old: {version}, needed is {PYTHON_MINIMUM} or newer",
+            sys.executable,
+            "use a host with a newer distribution, or name a newer Python of it (ansible_python_interpreter)",
+        )
+    ]
+
+
 def check_platform(machine: str, expected: str) -> list[Problem]:
     """The processor must be the one that the image is for."""
     if not expected or machine_of(expected) == machine_of(machine):
@@ -590,6 +613,7 @@ def examine(host: Host, expected: Expectation) -> Findings:
     short_of, free = check_space(host, expected.space, engine)
     problems = (
         *check_distribution(distribution, expected.distributions, str(host.os_release)),
+        *check_python(host.python),
         *check_platform(host.machine, expected.platform),
         *check_engine(engine, host.systemd, expected),
         *check_configuration(host),
@@ -608,7 +632,7 @@ def _facts(
         "distribution_version": distribution.version,
         "codename": distribution.codename,
         "machine": machine_of(host.machine),
-        "python_version": platform.python_version(),
+        "python_version": host.python,
         "systemd": host.systemd,
         "requests": host.requests,
         "package_interrupted": host.package_interrupted,

@@ -13,7 +13,7 @@ import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -221,10 +221,10 @@ def _moment(word: str) -> float | None:
     if len(word.strip()) <= len("2026-11-23"):
         return None  # its midnight is hardly meant; and it is what -e leaves of "2026-11-23 04:30"
     try:
-        moment = datetime.fromisoformat(word.strip().replace("Z", "+00:00"))
+        moment = datetime.fromisoformat(word.strip())
     except ValueError:
         return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()  # noqa: UP017 (Python 3.10)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def check(backup: Backup) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import os
 import platform
@@ -13,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.hostwright.django.plugins.module_utils.host import preflight
+from ansible_collections.hostwright.django.plugins.module_utils.host import (
+    docker_daemon,
+    files,
+    preflight,
+    problems,
+    process,
+)
 from ansible_collections.hostwright.django.plugins.module_utils.host.preflight import (
     Distribution,
     EngineState,
@@ -60,6 +68,7 @@ class Invented(Host):
         self.sockets: tuple[Listener, ...] = ()
         self.processes: dict[str, Process] = {}
         self.accounts = {"root", "alice"}
+        self.version = "3.11.2"
         super().__init__(root, self._run)
         self.write("/etc/os-release", DEBIAN)
         self.at("/run/systemd/system").mkdir(parents=True)
@@ -77,6 +86,10 @@ class Invented(Host):
         if command[:2] == ["docker", "ps"]:
             return Answer(0, self.ps)
         return Answer(0, self.unit)
+
+    @property
+    def python(self) -> str:
+        return self.version
 
     def has(self, program: str) -> bool:
         return program in self.programs
@@ -143,6 +156,20 @@ class TestExamine:
         message = report(findings.problems, "web1")
         assert message.startswith("7 problems on host web1; nothing was changed.\n1. ")
         assert message.count("what to do:") == message.count("where:") == 7
+
+    @pytest.mark.parametrize(
+        ("version", "old"), [("3.9.2", True), ("3.10.12", True), ("3.11.0", False), ("3.13.5", False)]
+    )
+    def test_python_must_be_new_enough(self, host: Invented, version: str, old: bool) -> None:
+        host.version = version
+        found = examine(host, EVERYTHING).problems
+        wanted = [f"the host's Python is too old: {version}, needed is 3.11 or newer"]
+        assert [problem.what for problem in found] == (wanted if old else [])
+
+    def test_an_older_python_can_say_so(self) -> None:
+        # Ansible runs the module with whatever Python it finds; 3.8 is the oldest that it takes.
+        for module in (preflight, docker_daemon, files, problems, process):
+            ast.parse(inspect.getsource(module), feature_version=(3, 8))
 
     def test_bare_host_will_do_where_the_engine_is_optional(self, host: Invented) -> None:
         host.programs = set()
