@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .files import write_durably
 from .problems import Problem, ProblemError
 from .process import NOT_FOUND, Answer, Runner
 
@@ -376,25 +377,9 @@ class Daemon:
 
 def replace(path: Path, text: str) -> None:
     """Replace a file's content at once and durably, keeping its owner and mode; a new file gets 0644."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            try:
-                former = path.stat()
-            except FileNotFoundError:
-                os.fchmod(file.fileno(), 0o644)
-            else:
-                os.fchown(file.fileno(), former.st_uid, former.st_gid)
-                os.fchmod(file.fileno(), former.st_mode & 0o7777)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        former = path.stat()
+    except FileNotFoundError:
+        write_durably(path, text, 0o644, os.geteuid(), os.getegid())
+    else:
+        write_durably(path, text, former.st_mode & 0o7777, former.st_uid, former.st_gid)

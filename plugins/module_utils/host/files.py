@@ -161,7 +161,7 @@ def write_durably(path: Path, text: str, mode: int, uid: int = 0, gid: int = 0) 
     temporary = path.with_name(f".{path.name}.new")
     try:
         descriptor = create(temporary, mode)
-        with os.fdopen(descriptor, "w") as handle:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
             os.fchown(descriptor, uid, gid)
             os.fchmod(descriptor, mode)
             handle.write(text)

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO
 
 from ..host.engine import Engine, EngineError, Image
+from ..host.files import write_durably
 from .overlay2 import DataRoot, UnreadableError
 
 PIECE = 1 << 20
@@ -428,10 +429,5 @@ def _compressed(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a file of this user so that it is there whole or not at all; whoever does so holds the lock."""
+    write_durably(path, text, 0o644, os.geteuid(), os.getegid())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Collection, Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..host.engine import Engine, EngineError
+from ..host.files import write_durably
 from .acme import UNREAD, Pair, write_pair
 from .tls_change import Certificates
 
@@ -146,10 +148,7 @@ def write(directory: Path, change: Change, certificates: Certificates | None = N
             continue
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.new")
-        temporary.write_text(text)
-        temporary.chmod(0o644)
-        temporary.replace(target)
+        write_durably(target, text, 0o644, os.geteuid(), os.getegid())
     for name, text in change.after.items():
         if text is None:
             (directory / name).unlink()
