@@ -17,7 +17,7 @@ import yaml
 
 PROJECT = Path(__file__).resolve().parent.parent
 TARGET = PROJECT / "docs" / "variables.md"
-ROLES = ("docker", "image", "nginx", "app", "backup", "hardening", "dev")
+ROLES = ("docker", "host", "image", "nginx", "app", "backup", "hardening", "dev")
 INTRODUCTION = """\
 # Variables
 
@@ -122,7 +122,7 @@ def document() -> str:
         parts += [
             f"## Role `{role}`\n",
             f"{prose(spec['short_description'])}.\n",
-            table(variables(spec["options"], wired)),
+            table(variables(spec["options"], wired)) if spec["options"] else "It has no variables.\n",
         ]
     parts += [f"## {audit['short_description']}\n", AUDIT, table(variables(audit["options"]))]
     return "\n".join([*parts, SANDBOX, table(sandbox())])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hostwright.django.plugins.module_utils.host.command import is_as_wanted
 from ansible_collections.hostwright.django.plugins.module_utils.host.files import write_durably
 from ansible_collections.hostwright.django.plugins.module_utils.host.process import run
 from ansible_collections.hostwright.django.plugins.module_utils.nginx.acme import Store, pending
@@ -14,14 +15,11 @@ DOCUMENTATION = r"""
 module: acme_certificates
 short_description: Have the first certificates obtained, and all of them renewed by cron
 description:
-  - Installs the command hostwright-certificates and its line for cron, then runs it for the sites that have no
-    certificate from their CA for their names yet. One round trip, whether there is something to do or not.
+  - Writes cron's line for the command hostwright-certificates (M(hostwright.django.host_command)), then runs it for the
+    sites that have no certificate from their CA for their names yet. One round trip, whether there is something to do
+    or not.
   - What is asked of the CA is in each site's settings, which M(hostwright.django.nginx_configuration) has written.
 options:
-  program:
-    description: Text of the command.
-    type: str
-    required: true
   cron:
     description: Text of the file for cron.
     type: str
@@ -51,7 +49,6 @@ EXAMPLES = r"""
         directory: https://acme-v02.api.letsencrypt.org/directory
         email: admin@example.org
         ca: ""
-    program: "{{ lookup('ansible.builtin.file', 'certificate_host.py') }}"
     cron: "17 4,16 * * * root /usr/local/sbin/hostwright-certificates"
 """
 
@@ -74,36 +71,27 @@ def main() -> None:
         argument_spec={
             "directory": {"type": "path", "required": True},
             "acme": {"type": "dict", "required": True},
-            "program": {"type": "str", "required": True},
             "cron": {"type": "str", "required": True},
         },
         supports_check_mode=True,
     )
     given: dict[str, Any] = module.params
     store = Store(Path(given["directory"]) / "tls")
-    wanted = [(PROGRAM, given["program"], 0o755), (CRON, given["cron"], 0o644)]
+    if not PROGRAM.exists() and not module.check_mode:
+        module.fail_json(msg=f"there is no {PROGRAM} on this host: run the role hostwright.django.host before this one")
     try:
-        files = [(path, text, mode) for path, text, mode in wanted if not _is(path, text, mode)]
+        scheduled = is_as_wanted(CRON, given["cron"], 0o644)
         sites = [site for site, settings in given["acme"].items() if pending(store, site, settings)]
-        if not module.check_mode:
-            for path, text, mode in files:
-                write_durably(path, text, mode)
+        if not scheduled and not module.check_mode:
+            write_durably(CRON, given["cron"], 0o644)
     except OSError as error:
-        module.fail_json(msg=f"cannot install {PROGRAM.name}: {error}")
-    shown = "".join(f"{path}\n" for path, _, _ in files) + "".join(f"certificate of {site}\n" for site in sites)
+        module.fail_json(msg=f"cannot write {CRON}: {error}")
+    shown = ("" if scheduled else f"{CRON}\n") + "".join(f"certificate of {site}\n" for site in sites)
     if sites and not module.check_mode:
         done = run([str(PROGRAM), *sites], TIME_LIMIT)
         if not done.ok:
             module.fail_json(msg=f"{done.said}\nPut it right and deploy again, or run {PROGRAM} on the host.")
-    module.exit_json(changed=bool(files or sites), obtained=sites, diff={"before": "", "after": shown})
-
-
-def _is(path: Path, text: str, mode: int) -> bool:
-    try:
-        status = path.lstat()
-        return (status.st_mode & 0o7777, status.st_uid) == (mode, 0) and path.read_text() == text
-    except (OSError, UnicodeDecodeError):
-        return False
+    module.exit_json(changed=bool(sites) or not scheduled, obtained=sites, diff={"before": "", "after": shown})
 
 
 if __name__ == "__main__":

@@ -1,33 +1,27 @@
-"""Install the command ``hostwright`` on a host."""
+"""Install Hostwright's own commands on a host."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hostwright.django.plugins.module_utils.host_command import HostCommand
+from ansible_collections.hostwright.django.plugins.module_utils.host.command import HostCommand
 
 DOCUMENTATION = r"""
 module: host_command
-short_description: Install the command hostwright on a host
+short_description: Install Hostwright's own commands on a host
 description:
-  - Writes the command's Python package, then the launcher that names it. A run of the command that begins meanwhile, by
-    cron for example, finds the old one or the new one as a whole.
+  - Writes the commands' Python package, then the launchers that name it, C(/usr/local/sbin/hostwright) and
+    C(/usr/local/sbin/hostwright-certificates), and the unit of systemd that runs C(hostwright secrets) at boot. A run
+    that begins meanwhile, by cron for example, finds the old package or the new one as a whole.
+  - What earlier versions have installed goes.
   - One round trip, whether anything changes or not.
 options:
   files:
-    description: Text of each of the package's modules, by file name.
+    description: Text of each of the package's own modules, by file name. Those that it shares with Ansible's modules
+      come with this one.
     type: dict
     required: true
-  library:
-    description: Directory that holds the package; it is the command's own.
-    type: path
-    default: /usr/local/lib/hostwright
-  launcher:
-    description: Path of the command.
-    type: path
-    default: /usr/local/sbin/hostwright
 attributes:
   check_mode:
     description: Says what would change.
@@ -39,7 +33,7 @@ author: Hostwright contributors
 """
 
 EXAMPLES = r"""
-- name: Install the host command
+- name: Install the commands
   hostwright.django.host_command:
     files: {__init__.py: "", __main__.py: "{{ lookup('ansible.builtin.file', 'main.py') }}"}
 """
@@ -55,23 +49,18 @@ files:
 
 def main() -> None:
     """Entry point of the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "files": {"type": "dict", "required": True},
-            "library": {"type": "path", "default": "/usr/local/lib/hostwright"},
-            "launcher": {"type": "path", "default": "/usr/local/sbin/hostwright"},
-        },
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(argument_spec={"files": {"type": "dict", "required": True}}, supports_check_mode=True)
     given: dict[str, Any] = module.params
-    command = HostCommand(Path(given["library"]), Path(given["launcher"]), given["files"])
+    command = HostCommand(given["files"])
     try:
-        paths = [str(path) for path in command.differences()]
-        if paths and not module.check_mode:
+        coming, leaving = command.differences(), command.leaving()
+        if (coming or leaving) and not module.check_mode:
             command.install()
     except OSError as error:
-        module.fail_json(msg=f"cannot install the command {command.launcher}: {error}")
-    module.exit_json(changed=bool(paths), files=paths, diff={"before": "", "after": "".join(f"{p}\n" for p in paths)})
+        module.fail_json(msg=f"cannot install the command hostwright: {error}")
+    before, after = ("".join(f"{path}\n" for path in paths) for paths in (leaving, coming))
+    paths = [str(path) for path in (*coming, *leaving)]
+    module.exit_json(changed=bool(paths), files=paths, diff={"before": before, "after": after})
 
 
 if __name__ == "__main__":

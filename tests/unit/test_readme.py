@@ -128,12 +128,16 @@ def check_ansible_vault(words: list[str]) -> None:
 
 
 def check_hostwright(words: list[str]) -> None:
-    run("env", "PYTHONPATH=roles/app/files", sys.executable, "-m", "hostwright_host", words[1], "--help")
+    run_host_command(words[1], "--help")
+
+
+def run_host_command(*words: str) -> None:
+    path = "PYTHONPATH=roles/host/files:.ansible/collections"
+    run("env", path, sys.executable, "-m", "hostwright_host", *words)
 
 
 def check_certificates(words: list[str]) -> None:
-    program = "plugins/module_utils/nginx/acme.py"
-    run(sys.executable, program, *(word for word in words[1:] if word.startswith("-")), "--help")
+    run_host_command("certificates", *(word for word in words[1:] if word.startswith("-")), "--help")
 
 
 def check_activation(words: list[str]) -> None:
@@ -143,8 +147,8 @@ def check_activation(words: list[str]) -> None:
 
 def check_systemctl(words: list[str]) -> None:
     assert words[1] == "restart"
-    unit = PROJECT / "plugins" / "module_utils" / "release" / "boot.py"
-    assert f'"{words[2]}.service"' in unit.read_text(encoding="utf-8")
+    unit = PROJECT / "plugins" / "module_utils" / "host" / "command.py"
+    assert f'UNIT = "{words[2]}.service"\n' in unit.read_text(encoding="utf-8")
 
 
 def check_tool(words: list[str]) -> None:

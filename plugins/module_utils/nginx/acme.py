@@ -1,15 +1,11 @@
-#!/usr/bin/env python3
-"""Obtain and renew the certificates of this host's sites, by certbot through the running Nginx.
+"""Certificates of this host's sites: how Nginx reads them, and how certbot gets them through the running Nginx.
 
-Cron runs it twice a day, a deployment for the first certificate; both do the same. A new certificate stays in place,
-and Nginx is told to read it, only if nginx -t accepts it. Whatever fails, the certificate before stays; the reason is
-in the journal (journalctl -t hostwright), in tls/status.json and on standard error, and the exit status is 1.
+A new certificate stays in place, and Nginx is told to read it, only if nginx -t accepts it. Whatever fails, the
+certificate before stays; the reason is in tls/status.json. The host command has this module too (host/command.py).
 """
 
-# The role nginx installs this file as /usr/local/sbin/hostwright-certificates; modules use its classes.
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import json
@@ -17,14 +13,14 @@ import os
 import shutil
 import ssl
 import subprocess
-import sys
-import syslog
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ..host.files import fsync, write_durably
 
 ROOT = Path("/srv/hostwright/nginx")
 CONTAINER = "hostwright-nginx"
@@ -112,7 +108,7 @@ class Store:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(to)
         temporary.replace(link)
-        _flush(self.directory)
+        fsync(self.directory)
 
     def tidy(self, site: str) -> None:
         """Remove the pairs of a site that its link does not name."""
@@ -137,38 +133,16 @@ class Store:
             status = {name: known for name, known in self.status().items() if name != site}
             if facts is not None:
                 status[site] = dict(facts)
-            path = self.directory / "status.json"
-            temporary = path.with_name(".status.json.new")
-            with temporary.open("w") as file:
-                os.fchmod(file.fileno(), 0o644)
-                json.dump(dict(sorted(status.items())), file, indent=1)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            text = json.dumps(dict(sorted(status.items())), indent=1) + "\n"
+            write_durably(self.directory / "status.json", text, 0o644, os.geteuid(), os.getegid())
 
 
 def write_pair(place: Path, pair: Pair) -> None:
     """Write both files into a directory, with the modes they must have, flushed to disk."""
     place.chmod(0o755)
-    for name, text, mode in ((CERTIFICATE, pair.certificate, 0o644), (KEY, pair.key, 0o400)):
-        descriptor = os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
-        with os.fdopen(descriptor, "w") as file:
-            if name == KEY and os.geteuid() == 0:
-                os.fchown(descriptor, *NGINX)
-            file.write(text)
-            file.flush()
-            os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
-    _flush(place)
-
-
-def _flush(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    own = (os.geteuid(), os.getegid())
+    write_durably(place / CERTIFICATE, pair.certificate, 0o644, *own)
+    write_durably(place / KEY, pair.key, 0o400, *(NGINX if own[0] == 0 else own))
 
 
 def pending(store: Store, site: str, wanted: Mapping[str, Any]) -> bool:
@@ -216,6 +190,13 @@ class Authority:
         """The sites to see to, with names, directory, email and ca of each; the role nginx wrote them."""
         return {path.stem: json.loads(path.read_text()) for path in sorted(self.root.glob("acme/sites/*.json"))}
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other run is under way; the kernel frees the lock with the process."""
+        with (self.root / "acme" / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def see_to(self, site: str, wanted: Mapping[str, Any], force: bool = False) -> None:
         """Have a site's certificate renewed if it is due, or obtained, and put a new one in place.
 
@@ -255,7 +236,7 @@ class Authority:
         environment = {}
         if wanted.get("ca"):
             bundle = acme / f"{site}.pem"
-            bundle.write_text(wanted["ca"])
+            write_durably(bundle, wanted["ca"], 0o644, os.geteuid(), os.getegid())
             environment["REQUESTS_CA_BUNDLE"] = str(bundle)
         directories = [word for name in ("config", "work", "logs") for word in (f"--{name}-dir", str(acme / name))]
         account = (
@@ -340,41 +321,3 @@ class Authority:
 
 def _moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-@contextlib.contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Wait until no other run is under way; the kernel frees the lock with the process."""
-    with (root / "acme" / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the command."""
-    parser = argparse.ArgumentParser(prog="hostwright-certificates", description=__doc__)
-    parser.add_argument("sites", nargs="*", metavar="SITE", help="see to this one only")
-    parser.add_argument("--force", action="store_true", help="renew what is not due, too")
-    parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
-    authority = Authority(arguments.root)
-    sites = authority.sites()
-    if unknown := set(arguments.sites) - set(sites):
-        parser.error(f"no site of that name gets its certificate here: {', '.join(sorted(unknown))}")
-    syslog.openlog("hostwright")
-    os.umask(0o022)
-    failed = False
-    for site in arguments.sites or sites:
-        try:
-            with _alone(arguments.root):
-                authority.see_to(site, sites[site], arguments.force)
-        except (CertificateProblem, OSError) as problem:
-            failed = True
-            print(f"{site}: {problem}", file=sys.stderr)
-            for line in str(problem).splitlines():
-                syslog.syslog(syslog.LOG_ERR, f"certificate of {site}: {line}")
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

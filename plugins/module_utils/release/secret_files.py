@@ -1,7 +1,7 @@
 """The secrets of releases in memory: copies, on a tmpfs of the host, of what lies at rest in a site's configuration.
 
-A release's containers see its copies and nothing else. The host forgets them when it is switched off, so this file is
-also a program, which makes them again before the Engine starts; it uses the standard library only.
+A release's containers see its copies and nothing else. The host forgets them when it is switched off, so a unit of
+systemd has the host command make them again before the Engine starts: that has this module too (host/command.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 import stat
 import sys
 from pathlib import Path
+
+from ..host.files import write_durably
 
 MEMORY = Path("/run/hostwright/secrets")
 BLOCK = 1 << 16
@@ -58,16 +60,10 @@ def _copy(source: int, target: Path) -> None:
         data = b"".join(iter(lambda: os.read(source, BLOCK), b""))
     finally:
         os.close(source)
-    temporary = target.with_name(f".{target.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as handle:
-        os.fchown(descriptor, status.st_uid, status.st_gid)
-        handle.write(data)
-    temporary.replace(target)
+    write_durably(target, data.decode(), 0o600, status.st_uid, status.st_gid)
 
 
-def main(root: Path, memory: Path) -> int:
+def provide_all(root: Path, memory: Path) -> int:
     """Provide the secrets of all releases of all sites; one that fails keeps no other from its own.
 
     Args:
@@ -82,11 +78,7 @@ def main(root: Path, memory: Path) -> int:
         if rest.name.isdecimal():
             try:
                 provide(rest, memory / rest.parent.parent.name / rest.name)
-            except OSError as error:
+            except (OSError, UnicodeDecodeError) as error:
                 print(f"cannot copy the secrets in {rest} to {memory}: {error}", file=sys.stderr)
                 status = 1
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), MEMORY))

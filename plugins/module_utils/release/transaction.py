@@ -17,7 +17,7 @@ from typing import Any
 from ..host import files
 from ..host.engine import Engine, EngineError
 from ..host.files import make_directory, remove_tree, write_durably
-from . import boot, probe
+from . import probe
 from .containers import Containers
 from .errors import ReleaseError
 from .generation import DATABASES, REHEARSAL, Move, database
@@ -269,7 +269,7 @@ class Releaser:
         self.progress.at("start the live release again")
         down = self._down(current, spec)
         if down:
-            self._provide_secrets(current.release)
+            self.site.provide_secrets(current.release)
             if self.engine.container(current.container) is None:
                 self.containers.remove(*self.containers.of_release(current.release))
                 self.containers.create(spec, current.release)
@@ -342,17 +342,12 @@ class Releaser:
         return migrator
 
     def _call_migrator(self, new: Attempt, spec: Spec, image: str) -> Migrator:
-        self._provide_secrets(new.number)
+        self.site.provide_secrets(new.number)
         self.containers.remove(self.containers.helper)
         migrator = Migrator(self.engine.talk(*self.containers.one_shot(spec, new.number, image, "migrator")))
         new.migrator = migrator
         new.found = migrator.look(LOOK_SECONDS)
         return migrator
-
-    def _provide_secrets(self, number: int) -> None:
-        """Have a release's secrets in memory, now and after every boot."""
-        boot.install(self.site.root)
-        self.site.provide_secrets(number)
 
     def _choose(self, current: Record, new: Attempt, migrator: Migrator, back: Back | None) -> Move | None:
         """What has to happen to the database, if anything."""

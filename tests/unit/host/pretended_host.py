@@ -15,7 +15,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-SOURCE = Path(__file__).resolve().parents[3] / "roles" / "app" / "files"
+SOURCE = Path(__file__).resolve().parents[3] / "roles" / "host" / "files"
+COLLECTIONS = SOURCE.parents[2] / ".ansible" / "collections"
 MANIFEST = {"id": "20261122T203000Z-r7", "time": "2026-11-22T20:30:00Z", "rows_total": 3, "release": 7}
 PLACES = {"root": "srv", "private": "etc", "state": "state", "volatile": "run"}
 # Answers by files: inspect.json or state (of a one-shot container), run.out, run.err, and run.rc, a script.
@@ -140,7 +141,7 @@ class Host:
         places = [f"--{name}={self.root}/{place}" for name, place in PLACES.items()]
         return subprocess.run(
             [sys.executable, "-m", "hostwright_host", *places, *words],
-            env={**os.environ, "PATH": f"{self.bin}:{os.environ['PATH']}", "PYTHONPATH": str(SOURCE)},
+            env={**os.environ, "PATH": f"{self.bin}:{os.environ['PATH']}", "PYTHONPATH": f"{SOURCE}:{COLLECTIONS}"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

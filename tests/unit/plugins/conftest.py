@@ -16,8 +16,6 @@ def own_places(tmp_path: Path) -> Iterator[None]:
     """Keep what a release puts into the system's directories in the test's own."""
     with pytest.MonkeyPatch.context() as patch:  # one of its own: a test may undo the other
         patch.setattr(f"{UTILS}.release.secret_files.MEMORY", tmp_path / "run" / "hostwright" / "secrets")
-        patch.setattr(f"{UTILS}.release.boot.PROGRAM", tmp_path / "hostwright-secrets.py")
-        patch.setattr(f"{UTILS}.release.boot.UNITS", tmp_path)
         yield
 
 

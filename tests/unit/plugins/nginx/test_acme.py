@@ -24,13 +24,14 @@ from ansible_collections.hostwright.django.plugins.module_utils.nginx.acme impor
     CertificateProblem,
     Pair,
     Store,
-    main,
     pending,
 )
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from hostwright_host import certificates
+from hostwright_host.__main__ import main
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 DIRECTORY = "https://ca.example/directory"
@@ -85,9 +86,10 @@ def full(_: int) -> None:
 
 @pytest.fixture
 def pretended(tmp_path: Path) -> Pretended:
-    (tmp_path / "acme" / "sites").mkdir(parents=True)
-    (tmp_path / "acme" / "sites" / "polls.json").write_text(json.dumps(WANTED))
-    return Pretended(tmp_path)
+    root = tmp_path / "nginx"
+    (root / "acme" / "sites").mkdir(parents=True)
+    (root / "acme" / "sites" / "polls.json").write_text(json.dumps(WANTED))
+    return Pretended(root)
 
 
 @pytest.fixture
@@ -140,7 +142,7 @@ class TestTheStore:
             Store(tmp_path).stage("polls", made())
         finally:
             os.umask(umask)
-        assert seen == [0o400, 0o400]
+        assert seen == [0o644, 0o400]
 
     def test_what_a_killed_run_has_left_is_no_hindrance(self, tmp_path: Path) -> None:
         store, pair = Store(tmp_path), made()
@@ -364,7 +366,7 @@ class TestTheCommand:
     @pytest.fixture(autouse=True)
     def programs(self, pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         told: list[str] = []
-        monkeypatch.setattr(acme, "Authority", lambda root: Authority(root, pretended, NOW.timestamp))
+        monkeypatch.setattr(certificates, "Authority", lambda root: Authority(root, pretended, NOW.timestamp))
         monkeypatch.setattr(syslog, "syslog", lambda _, text: told.append(text))
         return told
 
@@ -374,7 +376,7 @@ class TestTheCommand:
         (pretended.root / "acme/sites/blog.json").write_text(json.dumps({**WANTED, "directory": "x", "ca": "y"}))
         (pretended.root / "acme/blog.pem").mkdir()
         authority = Authority(pretended.root, pretended)
-        assert main(["--root", str(pretended.root)]) == 1
+        assert main([f"--root={pretended.root.parent}", "certificates"]) == 1
         said = capsys.readouterr()
         assert said.out == ""
         assert said.err.startswith("blog: No new certificate from x: ")
@@ -383,12 +385,12 @@ class TestTheCommand:
         assert authority.store.current("blog") is None
 
     def test_nothing_to_say_if_all_is_well(self, pretended: Pretended, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["--root", str(pretended.root)]) == 0
-        assert main(["--root", str(pretended.root / "nowhere")]) == 0
+        assert main([f"--root={pretended.root.parent}", "certificates"]) == 0
+        assert main([f"--root={pretended.root / 'nowhere'}", "certificates"]) == 0
         assert capsys.readouterr() == ("", "")
 
     def test_one_run_waits_for_another(self, pretended: Pretended) -> None:
-        second = threading.Thread(target=main, args=(["--root", str(pretended.root)],))
+        second = threading.Thread(target=main, args=([f"--root={pretended.root.parent}", "certificates"],))
         with (pretended.root / "acme" / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             second.start()
@@ -399,11 +401,9 @@ class TestTheCommand:
 
     def test_only_a_site_that_is_named(self, pretended: Pretended) -> None:
         (pretended.root / "acme/sites/blog.json").write_text(json.dumps(WANTED))
-        assert main(["--root", str(pretended.root), "blog"]) == 0
+        assert main([f"--root={pretended.root.parent}", "certificates", "blog"]) == 0
         assert set(Authority(pretended.root, pretended).store.status()) == {"blog"}
 
     def test_a_site_that_is_not_there(self, pretended: Pretended, capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(SystemExit) as caught:
-            main(["--root", str(pretended.root), "shop"])
-        assert caught.value.code == 2
+        assert main([f"--root={pretended.root.parent}", "certificates", "shop"]) == 2
         assert "no site of that name gets its certificate here: shop" in capsys.readouterr().err

@@ -1,15 +1,13 @@
-"""Copies of secrets in memory: whose they are, that none is missing or too many, and that a boot makes them again."""
+"""Copies of secrets in memory: whose they are, and that none is missing or too many."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.hostwright.django.plugins.module_utils.release import boot, secret_files
+from ansible_collections.hostwright.django.plugins.module_utils.release import secret_files
 
 
 class Rest:
@@ -113,53 +111,7 @@ def test_what_is_in_use_is_never_missing(rest: Rest, monkeypatch: pytest.MonkeyP
     assert "GONE" in removed
 
 
-@pytest.fixture
-def installed(rest: Rest, owners: dict[str, tuple[int, int]]) -> Rest:
-    """The program and its unit, as a release installs them."""
-    boot.install(rest.root)
-    assert set(owners.values()) == {(0, 0)}
-    return rest
-
-
-def boots(rest: Rest) -> subprocess.CompletedProcess[str]:
-    """Run the program as systemd does, but for where its copies go."""
-    (line,) = (line for line in (boot.UNITS / boot.UNIT).read_text().splitlines() if line.startswith("ExecStart="))
-    _, *words = line.removeprefix("ExecStart=").split()
-    program = boot.PROGRAM.read_text()
-    boot.PROGRAM.write_text(program.replace("/run/hostwright/secrets", str(rest.memory.parent)))
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
-
-
-def test_a_boot_makes_all_of_them_again(installed: Rest) -> None:
-    (installed.path / ".3.new").mkdir()
-    done = boots(installed)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert [installed.copies(number)["TOKEN"] for number in (1, 2)] == ["token 1\n", "token 2\n"]
-    assert {path.name for path in installed.memory.iterdir()} == {"1", "2"}
-
-
-def test_a_site_whose_secrets_are_broken_keeps_no_other_from_its_own(installed: Rest) -> None:
-    broken = installed.root / "config" / "a-broken-one" / "secrets" / "1"
-    (broken / "TOKEN").mkdir(parents=True)
-    done = boots(installed)
-    assert done.returncode == 1
-    assert str(broken) in done.stderr
-    assert "Traceback" not in done.stderr
-    assert installed.copies(2)["TOKEN"] == "token 2\n"
-
-
-def test_the_engine_starts_after_it(installed: Rest) -> None:
-    assert (boot.UNITS / "docker.service.wants" / boot.UNIT).resolve() == boot.UNITS / boot.UNIT
-    unit = (boot.UNITS / boot.UNIT).read_text()
-    assert "Before=docker.service\n" in unit
-    assert f"RequiresMountsFor={installed.root}\n" in unit
-
-
-def test_what_is_installed_already_is_left_alone(installed: Rest) -> None:
-    paths = (boot.PROGRAM, boot.UNITS / boot.UNIT)
-    before = [path.stat().st_ino for path in paths]
-    boot.install(installed.root)
-    assert [path.stat().st_ino for path in paths] == before
-    boot.PROGRAM.write_text("of an older version")
-    boot.install(installed.root)
-    assert "def provide" in boot.PROGRAM.read_text()
+def test_a_secret_is_copied_to_the_letter(rest: Rest) -> None:
+    (rest.path / "2" / "TOKEN").write_bytes("Schlüssel\r\n".encode())
+    rest.provide()
+    assert (rest.memory / "2" / "TOKEN").read_bytes() == "Schlüssel\r\n".encode()

@@ -1,4 +1,4 @@
-"""``hostwright VERB SITE``: the command line."""
+"""``hostwright VERB [SITE]``: the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hostwright_host import containers, runs, show
+from ansible_collections.hostwright.django.plugins.module_utils.release import secret_files
+
+from hostwright_host import certificates, containers, runs, show
 from hostwright_host.errors import CommandError
 from hostwright_host.site import Site
 from hostwright_host.store import backups
@@ -49,11 +51,28 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("ids", nargs="*", metavar="ID", help="all of them unless some are named")
     added = verb("status", "print the live release, its container and its backups as JSON")
     added.add_argument("--page", action="store_true", help="for a reader; fails if something is wrong")
+    text = "obtain and renew the certificates that a CA gives to this host's sites"
+    added = verbs.add_parser("certificates", help=text, description=text)
+    added.add_argument("sites", nargs="*", metavar="SITE", help="see to this one only")
+    added.add_argument("--force", action="store_true", help="renew what is not due, too")
+    text = "copy the secrets of all releases into memory, as every boot does"
+    verbs.add_parser("secrets", help=text, description=text)
     return top
 
 
-def run(arguments: argparse.Namespace, site: Site) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Do what the command line says; return the exit status."""
+    if arguments.verb == "certificates":
+        return certificates.renew(arguments.root / "nginx", arguments.sites, arguments.force)
+    if arguments.verb == "secrets":
+        return secret_files.provide_all(arguments.root, arguments.volatile)
+    if not _SITE.fullmatch(arguments.site):
+        raise CommandError(f"{arguments.site!r} is no site's name.", 2)
+    places = (arguments.root, arguments.private, arguments.state, arguments.volatile)
+    return _run(arguments, Site(arguments.site, *places))
+
+
+def _run(arguments: argparse.Namespace, site: Site) -> int:
     verb = arguments.verb
     if verb == "manage":
         words = arguments.arguments[1:] if arguments.arguments[:1] == ["--"] else arguments.arguments
@@ -108,13 +127,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     syslog.openlog("hostwright")
     try:
-        if not _SITE.fullmatch(arguments.site):
-            raise CommandError(f"{arguments.site!r} is no site's name.", 2)
-        places = (arguments.root, arguments.private, arguments.state, arguments.volatile)
-        return run(arguments, Site(arguments.site, *places))
+        return run(arguments)
     except CommandError as error:
         if str(error):
-            print(f"hostwright {arguments.verb} {arguments.site}: {error}", file=sys.stderr)
+            words = ["hostwright", arguments.verb, *([arguments.site] if "site" in arguments else [])]
+            print(f"{' '.join(words)}: {error}", file=sys.stderr)
         return error.exit_status
 
 

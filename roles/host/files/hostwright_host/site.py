@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hostwright_host import files
+from ansible_collections.hostwright.django.plugins.module_utils.host import files
+from ansible_collections.hostwright.django.plugins.module_utils.host.files import write_durably
+
 from hostwright_host.errors import BusyError, CommandError
 
 _IMAGE = r"[a-z0-9][A-Za-z0-9._/:-]*"
@@ -229,19 +231,5 @@ def field(record: Mapping[str, Any], name: str, source: str) -> str:
 
 
 def write(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace a file whole or not at all.
-
-    The directory may be somebody else's, who might have put anything there: it is replaced, and no link followed.
-    """
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        descriptor = files.create(temporary, mode)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-            os.fchmod(descriptor, mode)
-            handle.write(text)
-            handle.flush()
-            os.fsync(descriptor)
-        files.replace(temporary, path)
-    except BaseException:
-        files.remove_tree(temporary)
-        raise
+    """Replace a file whole or not at all; its directory may be named by a link, the file itself is none."""
+    write_durably(path.parent.resolve() / path.name, text, mode, os.geteuid(), os.getegid())

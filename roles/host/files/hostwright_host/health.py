@@ -7,6 +7,7 @@ import syslog
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def first_line(run: Mapping[str, Any]) -> str:
 def span(seconds: float) -> str:
     """Write a time span with its largest unit and the one below it."""
     rest = max(round(seconds), 0)
-    for (size, unit), (smaller, below) in zip(_UNITS, _UNITS[1:]):
+    for (size, unit), (smaller, below) in pairwise(_UNITS):
         if rest >= size:
             number = rest % size // smaller
             return f"{rest // size} {unit}" + (f" {number} {below}" if number else "")

@@ -10,7 +10,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-from hostwright_host import files
+from ansible_collections.hostwright.django.plugins.module_utils.host import files
+
 from hostwright_host.errors import CommandError
 from hostwright_host.site import Settings
 from hostwright_host.store import written

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hostwright_host import files
+from ansible_collections.hostwright.django.plugins.module_utils.host import files
+
 from hostwright_host.errors import CommandError
 
 _MANIFEST = ".json"
