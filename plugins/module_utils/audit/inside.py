@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..contract import APP_UID, CERTIFICATE_DAYS, NGINX_UID
 from ..host.preflight import Expectation, Host, Listener, check_engine, parse_listeners
 from .judge import FAIL, WARN, Finding, Open, Port
 
 DAY = 86_400.0
-CERTIFICATE_DAYS = 14
 # apt-daily.timer refreshes them once a day, up to twelve hours late.
 LISTS_DAYS = 2
 ANYBODY = 0o077
 OTHERS = 0o007
-OWNERS = (0, 10001, 10002)  # root, the sites, Nginx
+OWNERS = (0, APP_UID, NGINX_UID)  # root, the sites, Nginx
 PROXY = "docker-proxy"
 PASSWORDS = ("passwordauthentication", "kbdinteractiveauthentication")
 # With one of these a container gets out of itself: it loads modules, mounts, or reads any file of the host.

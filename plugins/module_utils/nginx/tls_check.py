@@ -13,7 +13,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
-SOON = timedelta(days=14)
+from ..contract import CERTIFICATE_DAYS
+
+SOON = timedelta(days=CERTIFICATE_DAYS)
 
 
 class CertificateError(Exception):

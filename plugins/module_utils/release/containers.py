@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..contract import BACKUPS, CONFIGURATION, SECRETS, configuration_of, hardened, labels
 from ..host.engine import Engine, EngineError
 from .errors import ReleaseError
-from .site import APP_GID, APP_UID, SECRETS, Site
+from .site import Site
 from .spec import Spec
 
-TMP = "/tmp"  # noqa: S108 (the container's own, in memory)
-BACKUPS = "/site/backups"  # where a container sees a directory of backups
 HELPER = "release"  # the part of a site's one-shot container
 SERVING, BESIDE = 1024, 512  # shares of a processor that is short: of what visitors wait for, and of all else
 EGRESS = "hostwright-egress"  # the network of releases that may reach out
 # The configuration holds the secrets of all releases, for backups; an empty directory lies over them.
-HIDDEN = ("--tmpfs", "/site/config/secrets:ro,nosuid,nodev,noexec,size=4k")
+HIDDEN = ("--tmpfs", f"{CONFIGURATION}/secrets:ro,nosuid,nodev,noexec,size=4k")
 REMOVAL_SECONDS = 10.0
 PAUSE = 0.1
 
@@ -83,8 +82,8 @@ class Containers:
             "--health-timeout", "10s", "--health-retries", "3",
         ]  # fmt: skip
         self.engine(
-            "create", "--name", name, "--network", _network(spec),
-            *self._hardened(spec, SERVING if health else BESIDE), *self._mounts(number), *self._labels(number),
+            "create", "--name", name, *_hardened(spec, _network(spec), SERVING if health else BESIDE),
+            *self._mounts(number), *self._labels(number),
             "--hostname", self.site.name, "--restart", restart, "--stop-timeout", str(spec.stop_timeout),
             *(probe if health else ["--no-healthcheck"]), *options, spec.image, *verb,
         )  # fmt: skip
@@ -92,7 +91,7 @@ class Containers:
     def one_shot(self, spec: Spec, number: int, image: str, *verb: str) -> list[str]:
         """Docker's arguments to run a verb of the runtime and talk to it, without network and with media read-only."""
         return [
-            "run", "--rm", "--interactive", "--name", self.helper, "--network", "none", *self._hardened(spec),
+            "run", "--rm", "--interactive", "--name", self.helper, *_hardened(spec, "none"),
             *self._mounts(number, read_only=(f"{self.site.name}_media",)), *self._labels(number), image, *verb,
         ]  # fmt: skip
 
@@ -108,14 +107,14 @@ class Containers:
             for word in ("--mount", f"type=bind,src={path},dst={target}{',readonly' if read_only else ''}")
         ]
         return [
-            "run", "--rm", "--name", self.helper, "--network", "none", *self._hardened(spec), *mounts, *HIDDEN,
+            "run", "--rm", "--name", self.helper, *_hardened(spec, "none"), *mounts, *HIDDEN,
             *self._labels(number), spec.image, *verb,
         ]  # fmt: skip
 
     def hook(self, name: str, spec: Spec, number: int, command: tuple[str, ...]) -> list[str]:
         """Docker's arguments to run a management command of a release that does not serve yet."""
         return [
-            "run", "--rm", "--name", name, "--network", _network(spec), *self._hardened(spec), *self._mounts(number),
+            "run", "--rm", "--name", name, *_hardened(spec, _network(spec)), *self._mounts(number),
             *self._labels(number), "--entrypoint", "python3", spec.image, "manage.py", *command,
         ]  # fmt: skip
 
@@ -202,9 +201,7 @@ class Containers:
 
     def _labels(self, number: int) -> list[str]:
         return [
-            "--label", "hostwright=release", "--label", f"hostwright.site={self.site.name}",
-            "--label", f"hostwright.release={number}",
-            "--env", f"HOSTWRIGHT_CONFIG=/site/config/releases/{number}.json",
+            *labels("release", self.site.name, number), "--env", f"HOSTWRIGHT_CONFIG={configuration_of(number)}",
         ]  # fmt: skip
 
     def _mounts(self, number: int, read_only: tuple[str, ...] = ()) -> list[str]:
@@ -219,17 +216,14 @@ class Containers:
             options += ["--mount", mount + (",readonly" if always or name in read_only else "")]
         return options
 
-    def _hardened(self, spec: Spec, shares: int = BESIDE) -> list[str]:
-        limits = spec.limits
-        return [
-            "--init",  # a first process has no default handlers: a SIGTERM before Python has set its own would be lost
-            "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
-            "--memory", limits.memory, "--memory-swap", limits.memory, "--cpus", str(limits.cpus),
-            "--cpu-shares", str(shares), "--pids-limit", str(limits.pids), "--ulimit", "core=0",
-            "--tmpfs", f"{TMP}:rw,nosuid,nodev,noexec,size={limits.tmp},mode=1777",
-            "--user", f"{APP_UID}:{APP_GID}", "--pull", "never",
-            "--log-driver", "json-file", "--log-opt", "max-size=10m", "--log-opt", "max-file=3",
-        ]  # fmt: skip
+
+def _hardened(spec: Spec, network: str, shares: int = BESIDE) -> list[str]:
+    """Docker's options of every container of a release, for what it may do and use."""
+    limits = spec.limits
+    return [
+        *hardened(network, limits.memory, limits.tmp, limits.pids, shares, limits.cpus),
+        "--log-driver", "json-file", "--log-opt", "max-size=10m", "--log-opt", "max-file=3",
+    ]  # fmt: skip
 
 
 def _network(spec: Spec) -> str:

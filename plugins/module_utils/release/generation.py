@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DATABASES = "/site/data/databases"
+from ..contract import DATA
+
+DATABASES = f"{DATA}/databases"
 REHEARSAL = "rehearsal"  # beside the generations: a copy that is thrown away
 
 

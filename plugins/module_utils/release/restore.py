@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..contract import BACKUPS, MEDIA
 from ..host.files import make_directory, write_durably
 from .backups import Backup, Protected, check
-from .containers import BACKUPS
 from .errors import ReleaseError
 from .generation import Move, database
 from .hold import Maintenance
@@ -26,7 +26,6 @@ from .site import APP_GID, APP_UID
 from .spec import Command, Spec
 from .transaction import MAINTENANCE_SECONDS, Attempt, Outcome, Releaser
 
-MEDIA = "/site/media"
 SAID_LINES = 5
 KEPT_RELEASES = 2  # at least: the way back from a restore is the release before it
 

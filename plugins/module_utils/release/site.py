@@ -13,18 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import contract
+from ..contract import APP_GID as APP_GID
+from ..contract import APP_UID as APP_UID
+from ..contract import SECRETS as SECRETS
 from ..host import files
 from ..host.files import fsync, make_directory, remove_tree, write_durably
 from . import secret_files
 from .errors import ReleaseError
+from .generation import database
 from .record import Record
 from .secret_key import NAME as SECRET_KEY
 from .secret_key import SecretKey
 
-APP_UID = 10001
-APP_GID = 10001
 SECRET = re.compile(r"[A-Z][A-Z0-9_]*")  # as the user's secrets are called; the secret key, beside them, is not
-SECRETS = "/run/secrets"  # where a container sees those of its release
 CLOSED, OPEN = 0o750, 0o1770  # a release's directory while root works there, and while its process may write there
 
 
@@ -137,10 +139,10 @@ class Site:
     def volumes(self) -> dict[str, tuple[Path, str, bool]]:
         """Each volume's directory on the host, its place in a container, and whether it is read-only there."""
         return {
-            f"{self.name}_data": (self.data, "/site/data", False),
-            f"{self.name}_config": (self.configuration, "/site/config", True),
-            f"{self.name}_run": (self.run, "/site/run", False),
-            f"{self.name}_media": (self.media, "/site/media", False),
+            f"{self.name}_data": (self.data, contract.DATA, False),
+            f"{self.name}_config": (self.configuration, contract.CONFIGURATION, True),
+            f"{self.name}_run": (self.run, contract.RUN, False),
+            f"{self.name}_media": (self.media, contract.MEDIA, False),
         }
 
     def make_directories(self) -> None:
@@ -347,8 +349,8 @@ def with_numbers(configuration: Mapping[str, Any], release: int, generation: int
     """A release's configuration: what was asked for, and paths in the container, most of which have its numbers."""
     return {
         **configuration,
-        "database": f"/site/data/databases/{generation}/db.sqlite3",
+        "database": database(generation),
         "secrets_directory": SECRETS,
         "secret_key_file": f"{SECRETS}/{SECRET_KEY}",
-        "server": {**configuration["server"], "socket": f"/site/run/releases/{release}/app.sock"},
+        "server": {**configuration["server"], "socket": f"{contract.RUN}/releases/{release}/app.sock"},
     }

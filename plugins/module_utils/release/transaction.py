@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..contract import RUN, configuration_of
 from ..host import files
 from ..host.engine import Engine, EngineError
 from ..host.files import make_directory, remove_tree, write_durably
@@ -540,7 +541,7 @@ class Releaser:
         record = Record(
             site=self.site.name, release=new.number, image=spec.image, image_id=image_id,
             version=spec.image.rpartition(":")[2], source_digest=spec.source_digest, generation=new.generation,
-            container=self.containers.web(new.number), configuration=f"/site/config/releases/{new.number}.json",
+            container=self.containers.web(new.number), configuration=configuration_of(new.number),
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), migrations=new.migrations,
             previous=current.release if current else None, spec_digest=spec.digest(new.key.value),
             spec=spec.recorded(), restored=new.restored,
@@ -633,7 +634,7 @@ class Releaser:
 
     def _drain(self, old: Record, nginx: int, spec: Spec) -> None:
         """Let the old release answer what Nginx has brought to it: its end cuts off what it has not accepted yet."""
-        drain(partial(connections, nginx, f"/site/run/releases/{old.release}/app.sock"), spec.drain_seconds)
+        drain(partial(connections, nginx, f"{RUN}/releases/{old.release}/app.sock"), spec.drain_seconds)
 
     def _publish_static(self, container: str, number: int) -> None:
         """Copy the image's static files beside the release and share the hashed ones with the releases around it."""

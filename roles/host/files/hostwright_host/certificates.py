@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.hostwright.django.plugins.module_utils.contract import CERTIFICATE_DAYS, TIME
 from ansible_collections.hostwright.django.plugins.module_utils.nginx.acme import Authority, CertificateProblem
 
 from hostwright_host.errors import CommandError
 from hostwright_host.health import span
 from hostwright_host.site import Site, read_object
 
-_SOON = 14 * 86400.0
+_SOON = CERTIFICATE_DAYS * 86400.0
 """Seconds before its end from which a certificate is a problem: one of a CA is renewed long before."""
 
 
@@ -67,7 +68,7 @@ def problems(certificate: Mapping[str, Any], now: float) -> dict[str, str]:
     found = {}
     expires = certificate.get("expires")
     if expires:
-        left = calendar.timegm(time.strptime(expires, "%Y-%m-%dT%H:%M:%SZ")) - now
+        left = calendar.timegm(time.strptime(expires, TIME)) - now
         if left <= 0:
             found["certificate"] = f"The certificate expired {expires}, {span(-left)} ago."
         elif left < _SOON:

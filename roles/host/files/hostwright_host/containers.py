@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.hostwright.django.plugins.module_utils.contract import hardened, labels
+
 from hostwright_host.errors import BUSY, TIMED_OUT, BusyError, CommandError
 from hostwright_host.site import Site, field
 
 # Longer than the runtime's own limit, which comes first and says more.
 GRACE = 15
 _CPU_SHARES = 256  # of a processor that is short: a quarter of what the site and Nginx get
-_SCRATCH = "/tmp"  # noqa: S108 (in the container, which has it to itself)
+_PIDS = 128
 
 
 def docker(arguments: Sequence[str], timeout: float | None = None) -> subprocess.CompletedProcess[str]:
@@ -138,17 +140,11 @@ class OneShot:
 
     def arguments(self, record: dict[str, Any]) -> list[str]:
         """Build docker's arguments."""
-        release = field(record, "release", "release's record")
         mounts = [part for mount in self.mounts for part in ("--mount", str(mount))]
         return [
             "run", "--rm", "--name", self.name,
-            "--label", f"hostwright={self.kind}",
-            "--label", f"hostwright.site={self.site.name}",
-            "--label", f"hostwright.release={release}",
-            "--user", "10001:10001", "--network", "none", "--read-only", "--tmpfs", _SCRATCH,
-            "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--pids-limit", "128", "--memory", self.memory,
-            "--cpu-shares", str(_CPU_SHARES), "--ulimit", "core=0",
-            "--log-driver", "none", *mounts,
+            *labels(self.kind, self.site.name, field(record, "release", "release's record")),
+            *hardened("none", self.memory, self.memory, _PIDS, _CPU_SHARES), "--log-driver", "none", *mounts,
             "--env", f"HOSTWRIGHT_CONFIG={field(record, 'configuration', 'release record')}",
             str(record.get("image_id") or field(record, "image", "release's record")),
             *self.verb,

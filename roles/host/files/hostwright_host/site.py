@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.hostwright.django.plugins.module_utils import contract
 from ansible_collections.hostwright.django.plugins.module_utils.host import files
 from ansible_collections.hostwright.django.plugins.module_utils.host.files import write_durably
 
@@ -26,13 +27,13 @@ class Site:
     """One site of this host."""
 
     name: str
-    root: Path = Path("/srv/hostwright")
+    root: Path = Path(contract.ROOT)
     """Holds what the site's containers see."""
     private: Path = Path("/etc/hostwright")
     """Holds what only root may read."""
     state: Path = Path("/var/lib/hostwright")
     """Holds what the runs of this command remember."""
-    volatile: Path = Path("/run/hostwright/secrets")
+    volatile: Path = Path(contract.MEMORY)
     """Holds what the containers see of the secrets."""
 
     @property
