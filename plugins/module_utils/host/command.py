@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import contract
+from .. import contract, manifest
 from ..nginx import acme
 from ..release import secret_files
 from . import files
@@ -17,7 +17,7 @@ from .files import fsync, make_directory, remove_tree, write_durably
 from .process import Runner, run
 
 PACKAGE = "hostwright_host"
-SHARED = (contract, files, acme, secret_files)
+SHARED = (contract, files, manifest, acme, secret_files)
 """Modules of the collection that the package uses. They lie beside it on the host, under the names they have here."""
 COMMANDS: Mapping[str, list[str]] = {"hostwright": [], "hostwright-certificates": ["certificates"]}
 """Names of the commands, and the words that each puts before its own arguments."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import calendar
 import hashlib
-import json
 import os
 import tarfile
 import time
@@ -17,13 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..contract import TIME
+from ..manifest import MANIFEST, SEAL, look, order, size
 from . import secret_key
 from .errors import ReleaseError
 from .secret_key import SecretKey
 from .site import SECRET
 
-FORMAT = 2
-SEAL = ".json.sha256"
 LATEST = "latest"
 SHOWN = 5  # ids in a message
 BLOCK = 1 << 20
@@ -48,7 +47,7 @@ class Backup:
     @property
     def moment(self) -> float:
         """When it was made, in seconds since the epoch."""
-        return float(calendar.timegm(time.strptime(self.manifest["time"], "%Y-%m-%dT%H:%M:%SZ")))
+        return float(calendar.timegm(time.strptime(self.manifest["time"], TIME)))
 
     @property
     def bytes(self) -> int:
@@ -68,7 +67,7 @@ class Backup:
     @property
     def files(self) -> dict[Path, str]:
         """Each file but the media with the hash that it must have."""
-        wanted = {self.directory / f"{self.id}.json": self.seal.read_text().partition(" ")[0]}
+        wanted = {self.directory / f"{self.id}{MANIFEST}": self.seal.read_text().partition(" ")[0]}
         for part in ("archive", "config"):
             wanted[self.directory / self.manifest[part]["name"]] = self.manifest[part]["sha256"]
         return wanted
@@ -147,20 +146,18 @@ class Shelf:
             ReleaseError: it cannot be read.
         """
         try:
-            names = [path.name.removesuffix(SEAL) for path in directory.iterdir() if path.name.endswith(SEAL)]
+            usable, wrong = look(directory)
+        except PermissionError as error:
+            raise ReleaseError(CHOOSE, f"{error.filename}: may not be read by the user {os.getuid()}") from error
         except OSError as error:
             raise ReleaseError(
                 CHOOSE, f"{directory}: cannot read the backups: {error.strerror}; the role backup makes that directory"
             ) from error
-        whole, damaged = [], {}
-        for name in sorted(names):
-            try:
-                whole.append(_read(directory, name))
-            except PermissionError as error:
-                raise ReleaseError(CHOOSE, f"{error.filename}: may not be read by the user {os.getuid()}") from error
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                damaged[name] = f"{directory}/{name}.json is not what was written ({error}): {DAMAGED}"
-        return cls(directory, tuple(sorted(whole, key=lambda backup: (backup.moment, backup.id))), damaged)
+        damaged = {
+            name: f"{directory}/{name}{MANIFEST} is not what was written ({reason}): {DAMAGED}"
+            for name, reason in wrong.items()
+        }
+        return cls(directory, tuple(Backup(directory, manifest) for manifest in usable), damaged)
 
     def choose(self, word: str) -> Backup:
         """Find the backup that is meant.
@@ -172,12 +169,12 @@ class Shelf:
             ReleaseError: there is none, or it is damaged.
         """
         whole = {backup.id: backup for backup in self.whole}
-        every = sorted({*whole, *self.damaged})
+        every = sorted({*whole, *self.damaged}, key=order)
         if not every:
             raise ReleaseError(CHOOSE, f"{self.directory} holds no backup")
         chosen = every[-1] if word == LATEST else word
         if chosen in self.damaged:
-            others = f". The newest that can be read: {max(whole)}" if whole else ""
+            others = f". The newest that can be read: {self.whole[-1].id}" if whole else ""
             raise ReleaseError(CHOOSE, f"{self.damaged[chosen]}{others}")
         return whole[chosen] if chosen in whole else self._made_until(word)
 
@@ -200,21 +197,7 @@ class Shelf:
         rows = [("id", "made (UTC)", "rel", "version", "rows", "size"), *map(_row, reversed(self.whole))]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [" ".join(_aligned(row, widths)).rstrip() for row in rows]
-        return [*lines, *(f"{name} damaged" for name in sorted(self.damaged, reverse=True))]
-
-
-def _read(directory: Path, name: str) -> Backup:
-    path = directory / f"{name}.json"
-    sealed = path.with_name(f"{name}{SEAL}").read_text().partition(" ")[0]
-    if _sha256(path) != sealed:
-        raise ValueError(f"its hash is not the sealed {sealed}")
-    manifest = json.loads(path.read_text())
-    if manifest["format"] != FORMAT or manifest["id"] != name:
-        raise ValueError(f"it is no manifest of format {FORMAT} for {name}")
-    backup = Backup(directory, manifest)
-    if not (_row(backup) and backup.moment and backup.files):  # KeyError, unless all that is used here is there
-        raise ValueError("it is empty")
-    return backup
+        return [*lines, *(f"{name} damaged" for name in reversed(self.damaged))]
 
 
 def _moment(word: str) -> float | None:
@@ -258,17 +241,14 @@ def _sha256(path: Path) -> str:
 def _row(backup: Backup) -> tuple[str, ...]:
     told = backup.manifest
     made = told["time"][:16].replace("T", " ")
-    return (backup.id, made, *(str(told[name]) for name in ("release", "version", "rows_total")), _size(backup.bytes))
+    return (
+        backup.id,
+        made,
+        *(str(told[name]) for name in ("release", "version", "rows_total")),
+        size(backup.bytes),
+    )
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
     for column, (text, width) in enumerate(zip(row, widths, strict=True)):
         yield text.ljust(width) if column in (0, 1, 3) else text.rjust(width)
-
-
-def _size(number: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}"
-        number /= 1000
-    return f"{number:.1f} GB"

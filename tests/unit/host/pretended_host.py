@@ -112,12 +112,17 @@ class Host:
         moment = time.gmtime(time.time() - age)
         name = f"{time.strftime('%Y%m%dT%H%M%SZ', moment)}-r{release}"
         manifest = {
+            "format": 2,
             "id": name,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", moment),
             "release": release,
+            "site": "polls",
             "version": "1.0",
-            "archive": {"bytes": 1000},
+            "image": "polls:1.0",
+            "archive": {"name": f"{name}.sqlite3.zst", "bytes": 1000, "sha256": "0" * 64},
             "database": {"bytes": 4096},
+            "config": {"name": f"{name}.config.tar", "sha256": "0" * 64},
+            "rows": {"polls_choice": 3},
             "media": {"bytes": 10},
             "rows_total": 3,
             "seconds": {"total": 2.5},

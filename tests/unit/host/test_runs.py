@@ -468,3 +468,14 @@ class TestReports:
         assert (result.returncode, "is 5 h old" in result.stderr) == (1, True)
         (host.config / "backup.json").unlink()
         assert host.run("backups", "polls", "--fresh").returncode == 0
+
+    @pytest.mark.parametrize("change", [{"format": 1}, {"id": "20261122T120000Z-r1"}, {"archive": None}])
+    def test_what_a_restore_would_refuse_is_not_fresh(self, host: Host, change: dict[str, Any]) -> None:
+        good, other = host.seal(3 * HOUR), host.seal(100, **change)
+        stale = host.run("backups", "polls", "--fresh")
+        assert (stale.returncode, f"The newest verified backup, {good}, is 3 h" in stale.stderr) == (1, True)
+        assert f"not usable: {other}" in stale.stderr
+        assert host.run("backups", "polls").stdout.splitlines()[-1].startswith(f"{other} not usable: it")
+        found = json.loads(host.run("status", "polls").stdout)
+        assert (found["backup"]["id"], list(found["unusable"])) == (good, [other])
+        assert f"not usable: {other}" in " ".join(host.run("status", "polls", "--page").stdout.split())

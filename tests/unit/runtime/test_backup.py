@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from ansible_collections.hostwright.django.plugins.module_utils.manifest import look
 from hostwright import backup, catalogue, content, limit, snapshot, verify
 from hostwright.errors import BackupError, BusyError, ConfigurationError, DatabaseError, HostwrightError
 
@@ -53,6 +54,12 @@ def rename(release: Release, old: str, new: str) -> None:
     text = json.dumps({**manifest, "id": new}).encode()
     after.manifest.write_bytes(text)
     after.seal.write_bytes(after.sealed_as(text))
+
+
+@pytest.mark.usefixtures("ledger")
+def test_the_host_can_use_a_manifest(release: Release) -> None:
+    manifest = make(release)
+    assert look(release.backups) == ([manifest], {})
 
 
 @pytest.mark.usefixtures("ledger")

@@ -16,7 +16,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.release import s
 from hostwright_host import certificates, containers, runs, show
 from hostwright_host.errors import CommandError
 from hostwright_host.site import Site
-from hostwright_host.store import backups
+from hostwright_host.store import look
 
 _SITE = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -114,11 +114,13 @@ def _backups(arguments: argparse.Namespace, site: Site) -> int:
     if arguments.fresh:
         show.require_fresh(site)
         return 0
-    found = backups(site.settings().directory)
+    found, unusable = look(site.settings().directory)
     if arguments.json:
         print(json.dumps(show.as_data(found), ensure_ascii=False, indent=2))
+    elif found or unusable:
+        print(show.table(found, unusable, time.time()))
     else:
-        print(show.table(found, time.time()) if found else f"There is no backup of {site.name} yet.")
+        print(f"There is no backup of {site.name} yet.")
     return 0
 
 

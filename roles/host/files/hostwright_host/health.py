@@ -13,7 +13,7 @@ from typing import Any
 
 from hostwright_host.notices import note
 from hostwright_host.site import Settings, Site, write
-from hostwright_host.store import Backup, backups, stored_bytes, written
+from hostwright_host.store import Backup, look, stored_bytes, written
 
 _CLOCK_TOLERANCE = 300.0
 """Seconds that a backup may lie ahead: clocks are corrected."""
@@ -27,6 +27,9 @@ class Health:
     now: float
     settings: Settings
     backups: list[Backup]
+    """Those that can be used, oldest first."""
+    unusable: Mapping[str, str]
+    """What is wrong with each other one, by id."""
     memory: Mapping[str, Any]
     set_up: float
     """When the settings were written: before the first backup its age is counted from then."""
@@ -34,7 +37,7 @@ class Health:
     @classmethod
     def of(cls, site: Site, settings: Settings) -> Health:
         """Look at a site."""
-        return cls(time.time(), settings, backups(settings.directory), site.memory(), settings.path.stat().st_mtime)
+        return cls(time.time(), settings, *look(settings.directory), site.memory(), settings.path.stat().st_mtime)
 
     @property
     def newest(self) -> Backup | None:
@@ -54,7 +57,8 @@ class Health:
     def backup_problems(self) -> dict[str, str]:
         """Say what is wrong with the backups, by kind."""
         found = {}
-        every = f"one is due every {span(self.settings.interval)}"
+        beside = f"; not usable: {', '.join(self.unusable)}" if self.unusable else ""
+        every = f"one is due every {span(self.settings.interval)}{beside}"
         newest = self.newest
         if not self.settings.directory.is_dir():
             found["missing"] = f"{self.settings.directory}, the backups' directory, is missing: mount it."
@@ -108,6 +112,7 @@ class Health:
                 "seconds": newest.seconds,
             },
             "backups": len(self.backups),
+            "unusable": dict(self.unusable),
             "stored_bytes": stored_bytes(self.settings.directory, self.backups),
             "interval_seconds": round(self.settings.interval),
             "stale_after_seconds": round(self.stale_after),

@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.hostwright.django.plugins.module_utils.manifest import size
+
 from hostwright_host import certificates
 from hostwright_host.containers import container_state
 from hostwright_host.errors import CommandError
@@ -68,14 +70,15 @@ def _certificate(known: Mapping[str, Any]) -> str:
 
 def _backups(found: Mapping[str, Any]) -> str:
     due = f"one is due every {span(found['interval_seconds'])}"
+    wrong = f"; not usable: {', '.join(found['unusable'])}" if found["unusable"] else ""
     newest = found["backup"]
     if not newest:
-        return f"none yet; {due}"
+        return f"none yet; {due}{wrong}"
     return (
         f"{found['backups']}, {size(found['stored_bytes'])} on disk; the newest is {newest['id']}, "
         f"{span(newest['age_seconds'])} old ({due}): database {size(newest['database_bytes'])}, "
         f"{size(newest['archive_bytes'])} packed, {newest['rows_total']} rows; "
-        f"media {size(newest['media_bytes'])}; made and verified in {newest['seconds']:.1f} s"
+        f"media {size(newest['media_bytes'])}; made and verified in {newest['seconds']:.1f} s{wrong}"
     )
 
 
@@ -88,8 +91,8 @@ def _run(run: Mapping[str, Any] | None) -> str:
     return f"{run.get('time')}, {how}{': ' + what if what else ''}{recovery}"
 
 
-def table(backups: Sequence[Backup], now: float) -> str:
-    """List backups, the newest first."""
+def table(backups: Sequence[Backup], unusable: Mapping[str, str], now: float) -> str:
+    """List backups, the newest first, and then those that cannot be used, with the reasons."""
     rows = [("BACKUP", "AGE", "DATABASE", "PACKED", "MEDIA", "ROWS")] + [
         (
             backup.id, span(now - backup.taken), size(backup.database_bytes), size(backup.archive_bytes),
@@ -98,12 +101,13 @@ def table(backups: Sequence[Backup], now: float) -> str:
         for backup in reversed(backups)
     ]  # fmt: skip
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
+    lines = [
         "  ".join(
             [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         )
         for row in rows
-    )
+    ]
+    return "\n".join([*lines, *(f"{name} not usable: {unusable[name]}" for name in reversed(list(unusable)))])
 
 
 def as_data(backups: Sequence[Backup]) -> list[dict[str, Any]]:
@@ -135,12 +139,3 @@ def require_fresh(site: Site) -> None:
     problems = Health.of(site, site.settings()).backup_problems()
     if problems:
         raise CommandError(" ".join(problems.values()))
-
-
-def size(number: float) -> str:
-    """Write a number of bytes."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

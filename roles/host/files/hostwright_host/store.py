@@ -1,10 +1,8 @@
-"""The backups of a site: those whose seal fits (the manifest's SHA-256, written last)."""
+"""The backups of a site: those that can be used, and why the others cannot."""
 
 from __future__ import annotations
 
 import calendar
-import hashlib
-import json
 import stat
 import time
 from collections.abc import Sequence
@@ -12,18 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.hostwright.django.plugins.module_utils.host import files
+from ansible_collections.hostwright.django.plugins.module_utils import manifest
+from ansible_collections.hostwright.django.plugins.module_utils.contract import TIME
 
 from hostwright_host.errors import CommandError
-
-_MANIFEST = ".json"
-_SEAL = ".json.sha256"
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True)
 class Backup:
-    """What the manifest of a sealed backup says."""
+    """What the manifest of a backup that can be used says."""
 
     id: str
     taken: float
@@ -62,19 +57,26 @@ class Backup:
 
 
 def backups(directory: Path) -> list[Backup]:
-    """List the backups of a directory, oldest first; what its seal does not fit is none."""
-    found = []
-    for seal in directory.glob(f"*{_SEAL}"):
-        name = seal.name[: -len(_SEAL)]
-        try:
-            text = files.read(directory / f"{name}{_MANIFEST}")
-            if files.read(seal).split()[:1] != [hashlib.sha256(text.encode()).hexdigest()]:
-                continue
-            manifest = json.loads(text)
-            found.append(Backup(name, _seconds(str(manifest["time"])), manifest))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return sorted(found, key=lambda backup: (backup.taken, backup.id))
+    """List the backups of a directory that can be used, oldest first."""
+    return look(directory)[0]
+
+
+def look(directory: Path) -> tuple[list[Backup], dict[str, str]]:
+    """List the backups of a directory; the restore of a site judges them in the same way.
+
+    Returns:
+        Those that can be used, oldest first, and for each other one its id and what is wrong with it.
+
+    Raises:
+        CommandError: the directory or a manifest cannot be read.
+    """
+    try:
+        usable, wrong = manifest.look(directory)
+    except FileNotFoundError:
+        return [], {}
+    except OSError as error:
+        raise CommandError(f"{error.filename or directory}: cannot be read: {error.strerror}.") from error
+    return [Backup(found["id"], _seconds(found["time"]), found) for found in usable], wrong
 
 
 def stored_bytes(directory: Path, found: Sequence[Backup]) -> int:
@@ -102,8 +104,8 @@ def require_directory(directory: Path) -> None:
 
 def written(moment: float) -> str:
     """Write a moment (seconds since the epoch) as the manifests do."""
-    return time.strftime(_TIME, time.gmtime(moment))
+    return time.strftime(TIME, time.gmtime(moment))
 
 
 def _seconds(text: str) -> float:
-    return float(calendar.timegm(time.strptime(text, _TIME)))
+    return float(calendar.timegm(time.strptime(text, TIME)))
