@@ -272,7 +272,7 @@ class TestDrill:
         for part in (
             "--name polls-drill",
             "--network none --read-only",
-            f"type=bind,src={host.backups},dst=/site/backups,readonly",
+            f"type=bind,src={host.backups}/{new}.json,dst=/site/backups/{new}.json,readonly",
             f"type=bind,src={host.data}/drill,dst=/site/scratch --env",
             f"drill --output /site/backups --backup {new} --scratch /site/scratch",
         ):
@@ -290,6 +290,19 @@ class TestDrill:
         assert host.run("drill", "polls").returncode == 0
         (run,) = (call for call in host.calls() if call[0] == "run")
         assert f"type=bind,src={secrets},dst=/run/secrets,readonly" in run
+
+    def test_it_sees_neither_the_secrets_at_rest_nor_other_backups(self, host: Host) -> None:
+        old, new = host.seal(2 * DAY), host.seal(100)
+        host.answer("run.out", self.ANSWER % new)
+        assert host.run("drill", "polls").returncode == 0
+        run, _ = (call for call in host.calls() if call[0] == "run")
+        sources = [Path(word.split(",")[1].removeprefix("src=")) for word in run if word.startswith("type=bind,")]
+        for hidden in (host.config / "secrets", host.backups / f"{old}.json"):
+            assert not [source for source in sources if source in (hidden, *hidden.parents)]
+        assert host.config / "releases/7.json" in sources
+        assert {source.name for source in sources if source.parent == host.backups} == {
+            f"{new}.json", f"{new}.json.sha256", f"{new}.sqlite3.zst"
+        }  # fmt: skip
 
     def test_the_scratch_place_is_empty_and_goes_whatever_happens(self, host: Host) -> None:
         host.seal(100)

@@ -20,13 +20,23 @@ from ansible_collections.hostwright.django.plugins.module_utils.host.files impor
 
 from hostwright_host import offsite
 from hostwright_host.containers import Mount, OneShot, answer
+from hostwright_host.contract import (
+    APP_GID,
+    APP_UID,
+    BACKUPS,
+    CONFIGURATION,
+    DATA,
+    MEDIA,
+    RUN,
+    SECRETS,
+    configuration_of,
+)
 from hostwright_host.errors import TIMED_OUT, BusyError, CommandError
 from hostwright_host.health import Health, ended, publish, span
 from hostwright_host.notices import beat, failed, note
 from hostwright_host.site import Settings, Site, field
 from hostwright_host.store import Backup, backups, require_directory
 
-_INSIDE = "/site/backups"
 _ALARM_INTERVAL = 24 * 3600.0
 """Seconds after which an alarm that still holds is told again."""
 _MEMORY = "/dev/shm"  # noqa: S108 (a directory of ours in it, which only root may enter)
@@ -125,24 +135,27 @@ def _newest_generation(site: Site, settings: Settings) -> dict[str, Any]:
 def backup_container(site: Site, settings: Settings, record: dict[str, Any], tls: Path | None = None) -> OneShot:
     """Describe the container that makes a backup."""
     mounts = [
-        Mount(site.data, "/site/data", writable=True),
+        Mount(site.data, DATA, writable=True),
         *_protected(site),
         *([Mount(tls, "/site/tls")] if tls else []),
-        Mount(settings.directory, _INSIDE, writable=True),
+        Mount(settings.directory, BACKUPS, writable=True),
     ]
     verb = [
-        "backup", "--output", _INSIDE, "--record", f"/site/run/releases/{record.get('release')}/release.json",
+        "backup", "--output", BACKUPS, "--record", f"{RUN}/releases/{record.get('release')}/release.json",
         "--keep", json.dumps(settings.keep), "--level", settings.text("level"),
         "--time-limit", settings.text("time_limit_seconds"),
-        *(["--media", "/site/media"] if site.media.is_dir() else []),
+        *(["--media", MEDIA] if site.media.is_dir() else []),
     ]  # fmt: skip
     return OneShot(site, "backup", mounts, verb, settings.time_limit)
 
 
 def _protected(site: Site) -> list[Mount]:
-    """Return what a container of backups reads besides the database."""
-    found = [Mount(site.config, "/site/config"), Mount(site.run, "/site/run")]
-    return found + ([Mount(site.media, "/site/media")] if site.media.is_dir() else [])
+    """Return what the container that makes a backup reads besides the database."""
+    return [Mount(site.config, CONFIGURATION), *_published(site)]
+
+
+def _published(site: Site) -> list[Mount]:
+    return [Mount(site.run, RUN), *([Mount(site.media, MEDIA)] if site.media.is_dir() else [])]
 
 
 @contextlib.contextmanager
@@ -171,8 +184,8 @@ def verify(site: Site, ids: list[str]) -> dict[str, Any]:
     settings = site.settings()
     require_directory(settings.directory)
     record = site.current()
-    verb = ["verify", "--output", _INSIDE, *ids]
-    result = OneShot(site, "verify", [Mount(settings.directory, _INSIDE)], verb, settings.time_limit).run(record)
+    verb = ["verify", "--output", BACKUPS, *ids]
+    result = OneShot(site, "verify", [Mount(settings.directory, BACKUPS)], verb, settings.time_limit).run(record)
     if result.returncode == 1 and result.stdout.startswith("{"):
         result.returncode = 0  # the answer says what is wrong
     return answer(result, "verification")
@@ -226,11 +239,8 @@ def _drill_one(site: Site, settings: Settings, chosen: Backup) -> dict[str, Any]
     scratch.mkdir(mode=0o700)
     try:
         _give_away(scratch)
-        mounts = [Mount(settings.directory, _INSIDE), *_protected(site), Mount(scratch, "/site/scratch", writable=True)]
-        secrets = site.secrets(field(record, "release", "release's record"))
-        if secrets.is_dir():  # one that was made before they were kept there reads them in its configuration
-            mounts.append(Mount(secrets, "/run/secrets"))
-        verb = ["drill", "--output", _INSIDE, "--backup", chosen.id, "--scratch", "/site/scratch"]
+        mounts = [*_as_release(site, record), *_of(settings, chosen), Mount(scratch, "/site/scratch", writable=True)]
+        verb = ["drill", "--output", BACKUPS, "--backup", chosen.id, "--scratch", "/site/scratch"]
         container = OneShot(site, "drill", mounts, verb, settings.time_limit, memory="1g")
         result = container.run(record)
         try:
@@ -242,10 +252,27 @@ def _drill_one(site: Site, settings: Settings, chosen: Backup) -> dict[str, Any]
             remove_tree(scratch)
 
 
+def _as_release(site: Site, record: dict[str, Any]) -> list[Mount]:
+    """Return what the live release sees besides the database, without what it may write.
+
+    The project's code runs in this container: the secrets at rest, of this release and of others, are not in it.
+    """
+    release = field(record, "release", "release's record")
+    configuration = Mount(site.config / "releases" / f"{release}.json", configuration_of(release))
+    secrets = site.secrets(release)
+    # Without its secrets the release does not boot, and the runtime names what is missing.
+    return [configuration, *_published(site), *([Mount(secrets, SECRETS)] if secrets.is_dir() else [])]
+
+
+def _of(settings: Settings, backup: Backup) -> list[Mount]:
+    """Return the files of one backup, without those of other backups."""
+    return [Mount(path, f"{BACKUPS}/{path.name}") for path in sorted(settings.directory.glob(f"{backup.id}.*"))]
+
+
 def _give_away(path: Path) -> None:
     """Give a directory to the user of the containers; only root can, and only root needs to."""
     if os.geteuid() == 0:
-        os.chown(path, 10001, 10001)
+        os.chown(path, APP_UID, APP_GID)
 
 
 def check_offsite(site: Site) -> None:
