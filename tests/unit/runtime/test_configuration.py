@@ -25,7 +25,7 @@ def test_a_configuration_gets_its_types_and_defaults() -> None:
     assert found.require_database() == Path("/site/data/databases/3/db.sqlite3")
     assert found.require_socket() == Path("/site/run/releases/7/app.sock")
     assert found.allowed_hosts == ("example.org",)
-    assert (found.sqlite.synchronous, found.sqlite.busy_timeout, found.server.workers) == ("NORMAL", 5000, 1)
+    assert (found.sqlite.synchronous, found.sqlite.busy_timeout, found.server.workers) == ("NORMAL", 5000, 2)
 
 
 def test_development_needs_nothing_else_and_has_debug_on() -> None:

@@ -37,9 +37,9 @@ class Server:
     """How the WSGI server runs; ``threads`` is the number of requests that one worker handles at a time."""
 
     socket: Path | None = None
-    workers: int = 1
+    workers: int = 2
     threads: int = 2
-    backlog: int = 1024
+    backlog: int = 4096
     stop_timeout: int = 30
     """Seconds after which a worker that still answers a request is killed."""
 
