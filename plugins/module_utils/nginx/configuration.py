@@ -106,6 +106,7 @@ def check(
         done = engine.run(
             [
                 "run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "--pull", "never",
+                "--security-opt", "no-new-privileges", "--pids-limit", "128", "--ulimit", "core=0",
                 "--label", "hostwright=check", "--tmpfs", "/tmp:mode=1777",  # noqa: S108 (the container's own)
                 *mounts, image, "nginx", "-t", "-q", "-c", f"{TARGET}/nginx.conf",
             ],

@@ -107,7 +107,12 @@ def test_files_can_be_read_by_nginx_and_are_replaced_whole(directory: Path) -> N
 def test_an_accepted_configuration(directory: Path, docker: Docker) -> None:
     check(docker("exit 0"), "hostwright-nginx:13", directory, FILES)
     words = calls(directory)
-    for part in ("run --rm --network none --read-only", "hostwright-nginx:13 nginx -t", "--label hostwright="):
+    for part in (
+        "run --rm --network none --read-only",
+        "hostwright-nginx:13 nginx -t",
+        "--label hostwright=",
+        "no-new-privileges",
+    ):
         assert part in words
     assert held(directory) == {}
     assert list(directory.iterdir()) == []
