@@ -147,8 +147,8 @@ def check_activation(words: list[str]) -> None:
 
 def check_systemctl(words: list[str]) -> None:
     assert words[1] == "restart"
-    unit = PROJECT / "plugins" / "module_utils" / "host" / "command.py"
-    assert f'UNIT = "{words[2]}.service"\n' in unit.read_text(encoding="utf-8")
+    unit = PROJECT / "plugins" / "module_utils" / "release" / "secret_files.py"
+    assert f'/{words[2]}.service")\n' in unit.read_text(encoding="utf-8")
 
 
 def check_tool(words: list[str]) -> None:

@@ -21,7 +21,6 @@ SHARED = (contract, files, manifest, acme, secret_files)
 """Modules of the collection that the package uses. They lie beside it on the host, under the names they have here."""
 COMMANDS: Mapping[str, list[str]] = {"hostwright": [], "hostwright-certificates": ["certificates"]}
 """Names of the commands, and the words that each puts before its own arguments."""
-UNIT = "hostwright-secrets.service"
 
 # Nobody's environment and working directory decide what root imports.
 _LAUNCHER = """\
@@ -76,17 +75,17 @@ class HostCommand:
     @property
     def unit(self) -> Path:
         """Has the host copy secrets into memory when it boots, before its Engine starts."""
-        return self.root / "etc/systemd/system" / UNIT
+        return self.root / secret_files.UNIT.relative_to("/")
 
     @property
     def wanted(self) -> Path:
         """The link by which the Engine's start has the unit started first."""
-        return self.unit.parent / "docker.service.wants" / UNIT
+        return self.unit.parent / "docker.service.wants" / self.unit.name
 
     def differences(self) -> list[Path]:
         """Paths that are not as they should be, but for those that go."""
         found = [path for path, (text, mode) in self._files().items() if not is_as_wanted(path, text, mode)]
-        return found if _leads(self.wanted, f"../{UNIT}") else [*found, self.wanted]
+        return found if _leads(self.wanted, f"../{self.unit.name}") else [*found, self.wanted]
 
     def leaving(self) -> list[Path]:
         """Paths of earlier versions, which go."""
@@ -112,7 +111,7 @@ class HostCommand:
         if self.wanted in changes:
             make_directory(self.wanted.parent, 0o755)
             self.wanted.unlink(missing_ok=True)
-            self.wanted.symlink_to(f"../{UNIT}")
+            self.wanted.symlink_to(f"../{self.unit.name}")
             fsync(self.wanted.parent)
         if self.unit in changes and (self.root / "run/systemd/system").is_dir():
             answer = self.run(["systemctl", "daemon-reload"])

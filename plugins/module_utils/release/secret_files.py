@@ -16,6 +16,8 @@ from ..host.files import write_durably
 
 MEMORY = Path("/run/hostwright/secrets")
 BLOCK = 1 << 16
+UNIT = Path("/etc/systemd/system/hostwright-secrets.service")
+"""Has the host command make them again at boot; the role host installs it."""
 
 
 def provide(rest: Path, memory: Path) -> None:

@@ -28,6 +28,7 @@ from .migrator import Migrator, MigratorError, tail
 from .readiness import Readiness
 from .record import Record
 from .rollback import Back, Rollback, wish_of
+from .secret_files import UNIT
 from .secret_key import SecretKey
 from .site import APP_GID, APP_UID, CLOSED, OPEN, Site, with_numbers
 from .spec import Command, Spec
@@ -318,6 +319,12 @@ class Releaser:
     def _prepare(self, new: Attempt, spec: Spec) -> str:
         """Make what belongs to the release alone; return the image's id."""
         self.progress.at("prepare the release")
+        if not UNIT.exists():
+            raise ReleaseError(
+                self.progress.step,
+                f"there is no {UNIT} on this host, so a reboot would leave the site without its secrets: "
+                "provision the host first (deploy.yml without --tags, or the role hostwright.django.host)",
+            )
         make_directory(self.site.release(new.number), CLOSED, 0, APP_GID)
         self.site.write_secrets(new.number, spec.secrets, new.key)
         self._configure(spec, new)

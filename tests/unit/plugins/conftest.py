@@ -16,6 +16,7 @@ def own_places(tmp_path: Path) -> Iterator[None]:
     """Keep what a release puts into the system's directories in the test's own."""
     with pytest.MonkeyPatch.context() as patch:  # one of its own: a test may undo the other
         patch.setattr(f"{UTILS}.release.secret_files.MEMORY", tmp_path / "run" / "hostwright" / "secrets")
+        patch.setattr(f"{UTILS}.release.transaction.UNIT", Path(__file__))  # some file: it is there
         yield
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.hostwright.django.plugins.module_utils.host import command as commands
 from ansible_collections.hostwright.django.plugins.module_utils.host import files
-from ansible_collections.hostwright.django.plugins.module_utils.host.command import UNIT, HostCommand
+from ansible_collections.hostwright.django.plugins.module_utils.host.command import HostCommand
 from ansible_collections.hostwright.django.plugins.module_utils.host.process import Answer
 
 MAIN = """\
@@ -146,7 +146,7 @@ class TestTheUnit:
     def test_the_engine_starts_after_it(self, made: Made) -> None:
         command = made(FILES)
         command.install()
-        assert (command.unit.parent / "docker.service.wants" / UNIT).resolve() == command.unit
+        assert (command.unit.parent / "docker.service.wants" / "hostwright-secrets.service").resolve() == command.unit
         unit = command.unit.read_text()
         assert "Before=docker.service\n" in unit
         assert "RequiresMountsFor=/srv/hostwright\n" in unit

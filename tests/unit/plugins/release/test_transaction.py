@@ -200,6 +200,12 @@ def test_a_live_release_without_its_container_gets_another(world: World) -> None
     assert world.engine.containers["polls-1"].options == options
 
 
+def test_no_release_is_made_whose_secrets_a_reboot_would_lose(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transaction, "UNIT", world.site.root / "nowhere.service")
+    assert "nowhere.service on this host, so a reboot would" in str(world.fails("1.0"))
+    assert world.site.current_record() is None
+
+
 def test_a_live_release_that_is_started_has_its_secrets(world: World) -> None:
     world.release("1.0")
     world.engine.containers["polls-1"].running = False
