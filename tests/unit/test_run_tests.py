@@ -23,7 +23,8 @@ CHECKS = {
     *(("demo", name) for name in ("fresh", "first", "again", "round-trips", "backup", "manage")),
     *(("demo", name) for name in ("development", "development-again")),
     ("browser", "pytest"),
-    *(("molecule", name) for name in ("default", "docker", "image", "nginx", "app", "backup", "dev", "hardening")),
+    *(("molecule", name) for name in ("default", "docker", "host", "image", "nginx", "app")),
+    *(("molecule", name) for name in ("backup", "dev", "hardening")),
     *(("deep", name) for name in ("faults", "push", "release", "restore", "several", "tls")),
 }
 

@@ -16,11 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.hostwright.django.plugins.module_utils.host.files import remove_tree
-
-from hostwright_host import offsite
-from hostwright_host.containers import Mount, OneShot, answer
-from hostwright_host.contract import (
+from ansible_collections.hostwright.django.plugins.module_utils.contract import (
     APP_GID,
     APP_UID,
     BACKUPS,
@@ -31,6 +27,10 @@ from hostwright_host.contract import (
     SECRETS,
     configuration_of,
 )
+from ansible_collections.hostwright.django.plugins.module_utils.host.files import remove_tree
+
+from hostwright_host import offsite
+from hostwright_host.containers import Mount, OneShot, answer
 from hostwright_host.errors import TIMED_OUT, BusyError, CommandError
 from hostwright_host.health import Health, ended, publish, span
 from hostwright_host.notices import beat, failed, note
