@@ -16,6 +16,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.hostwright.django.plugins.module_utils.host.carrier import run_with
 from ansible_collections.hostwright.django.plugins.module_utils.image import receiver
 from ansible_collections.hostwright.django.plugins.module_utils.image.store import (
     ExportedImage,
@@ -185,7 +186,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         data.write(head)
         for layer, pieces in itertools.groupby(batch, key=lambda entry: entry[0]):
             data.writelines(self._store.pieces(layer, {piece for _, piece in pieces}))
-        result = self._run_with(f"{self._python()} -c {shlex.quote(START)}", data.getvalue())
+        result = run_with(self, f"{self._python()} -c {shlex.quote(START)}", data.getvalue())
         try:
             answer: dict[str, Any] = json.loads(result["stdout"].strip().splitlines()[-1])
         except (IndexError, ValueError) as error:
@@ -194,22 +195,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         if "error" in answer:
             raise AnsibleActionFail(answer["error"])
         return answer
-
-    def _run_with(self, command: str, data: bytes) -> dict[str, Any]:
-        """Run a command on the host with that on its standard input, by way of a file where a connection needs it."""
-        become = self._connection.become
-        if self._connection.has_pipelining and (become is None or become.pipelining):
-            piped: dict[str, Any] = self._low_level_execute_command(command, in_data=data)
-            return piped
-        directory = self._make_tmp_path()
-        try:
-            there = self._connection._shell.join_path(directory, "request")
-            self._transfer_data(there, data)
-            self._fixup_perms2((directory, there), execute=False)
-            result: dict[str, Any] = self._low_level_execute_command(f"{command} < {shlex.quote(there)}")
-            return result
-        finally:
-            self._remove_tmp_path(directory, force=True)
 
     def _python(self) -> str:
         """The host's Python: the one that is named or was discovered, else what its PATH has."""
