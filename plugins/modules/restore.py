@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.text.formatters import bytes_to_human
 from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine
 from ansible_collections.hostwright.django.plugins.module_utils.release.backups import CHOOSE, Shelf, check
 from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
@@ -47,6 +48,13 @@ options:
   directory:
     description: Directory of the backups. Without it, the one that the role backup has set up.
     type: path
+  control_node:
+    description:
+      - Whether O(directory) or O(file) is on the control node. The backup, or the file with what lies beside it as
+        C(-wal) or C(-journal), is copied to the host for the time of the restore.
+      - O(directory) may be an archive then, which M(hostwright.django.copy_backup) has fetched.
+    type: bool
+    default: false
   backup:
     description: V(latest), a backup's id, or a time (ISO 8601, UTC without a zone) at which it must have been made.
     type: str
@@ -112,9 +120,14 @@ table:
   elements: str
   returned: when nothing is restored
 chosen:
-  description: The backup that is meant, with the names of its files.
+  description: The backup that is meant, with the names of its files; empty for a file.
   type: dict
-  returned: in check mode, when a backup is named
+  returned: in check mode, when a backup or a file is named
+summary:
+  description: What would be restored, as lines of text.
+  type: list
+  elements: str
+  returned: in check mode, when a backup or a file is named
 release:
   description: Number of the new live release.
   type: int
@@ -203,6 +216,32 @@ def source_of(site: Site, given: dict[str, Any]) -> Source | None:
     return Source(shelf.directory, backup)
 
 
+def listed(directory: Path) -> dict[str, Any]:
+    """The backups of a directory, as the module returns them."""
+    shelf = Shelf.of(directory)
+    return {"changed": False, "backups": [backup.described() for backup in shelf.whole], "table": shelf.table()}
+
+
+def found(source: Source, current: Record | None) -> dict[str, Any]:
+    """What would be restored, as the module returns it in check mode.
+
+    Raises:
+        ReleaseError: a file of the backup is damaged.
+    """
+    size = bytes_to_human(source.bytes)
+    result = {"changed": True, "backup": source.name, "chosen": {}, "summary": [f"{source.name}, {size}"]}
+    if source.backup:
+        check(source.backup)
+        chosen = source.backup.described()
+        result["chosen"] = chosen
+        result["summary"] = [
+            f"{chosen['id']}, made {chosen['time']} by release {chosen['release']}",
+            f"{chosen['image']}, {chosen['rows_total']} rows in {len(chosen['rows'])} tables",
+            size,
+        ]
+    return {**result, "diff": difference(current, source)}
+
+
 def difference(current: Record | None, source: Source) -> dict[str, str]:
     """The live release and what would take the place of its database, as text for ``--diff``."""
     before = f"release: {current.release}\nimage: {current.image}\n" if current else ""
@@ -236,16 +275,11 @@ def main() -> None:
     def restore() -> dict[str, Any]:
         source = source_of(site, given)
         if source is None:
-            shelf = Shelf.of(directory_of(site, given["directory"]))
-            backups = [backup.described() for backup in shelf.whole]
-            return {"changed": False, "backups": backups, "table": shelf.table()}
+            return listed(directory_of(site, given["directory"]))
+        if module.check_mode:
+            return found(source, site.current_record())
         commands = tuple(words_of("post_restore", line) for line in given["post_restore"])
         diff = difference(site.current_record(), source)
-        if module.check_mode:
-            if source.backup:
-                check(source.backup)
-            chosen = source.backup.described() if source.backup else None
-            return {"changed": True, "backup": source.name, "chosen": chosen, "diff": diff}
         wish = Wish(given["hold_seconds"], given["maintenance"], commands, float(given["time_limit"]))
         outcome = restorer.restore(source, wish)
         return {**told(module, outcome), **restorer.restored.result(), "diff": diff}

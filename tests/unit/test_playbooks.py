@@ -29,7 +29,7 @@ def directory(tmp_path: Path) -> Path:
 def play(directory: Path, *arguments: str) -> tuple[int, str]:
     """Exit status and output, with the blanks made one, of ``ansible-playbook`` with these arguments."""
     environment = {**os.environ, "ANSIBLE_CONFIG": str(PLAYBOOKS.parent / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-    command = [Path(sys.executable).parent / "ansible-playbook", "-i", "hosts.yml", "act.yml", *arguments]
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "hosts.yml", "act.yml", *arguments]
     done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, " ".join(done.stdout.split())
 

@@ -1,0 +1,45 @@
+"""Documentation of the action plugin ``copy_backup``."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: copy_backup
+short_description: Copy a backup from the control node to a host, or the other way
+description:
+  - With O(source), copies a backup of the control node into a directory of the host.
+  - Without it, fetches one from there into an archive. Ansible removes it when the playbook ends, whatever fails.
+  - In both cases checks the room first, and leaves no other copy behind.
+options:
+  directory:
+    description: Directory of the site's backups on the host. With O(source) it is made if need be.
+    type: str
+    required: true
+  names:
+    description: Names of the backup's files, as M(hostwright.django.restore) returns them.
+    type: list
+    elements: str
+    required: true
+  source:
+    description: Directory of the control node that holds the files.
+    type: path
+    default: ''
+attributes:
+  check_mode:
+    description: Copies nothing.
+    support: full
+author: Hostwright contributors
+"""
+
+EXAMPLES = r"""
+- name: Fetch a backup
+  hostwright.django.copy_backup:
+    directory: "{{ found.chosen.directory }}"
+    names: "{{ found.chosen.names }}"
+"""
+
+RETURN = r"""
+archive:
+  description: The archive on the control node, for O(hostwright.django.restore#module:directory); empty with O(source).
+  type: str
+  returned: success
+"""
