@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.hostwright.django.plugins.module_utils.contract import BACKUPS_ROOT
 
 SPEC = {
     "site": {"type": "str", "required": True},
@@ -18,7 +19,7 @@ SPEC = {
     "source": {"type": "str", "default": ""},
     "target": {"type": "str", "default": ""},
     "group": {"type": "str", "required": True},
-    "backup_directory": {"type": "str", "default": "/var/backups/hostwright"},
+    "backup_directory": {"type": "str", "default": BACKUPS_ROOT},
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,18 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hostwright.django.plugins.module_utils.cron import problem as cron_problem
 from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine
 from ansible_collections.hostwright.django.plugins.module_utils.host.process import run
-from ansible_collections.hostwright.django.plugins.module_utils.release.backups import Shelf
+from ansible_collections.hostwright.django.plugins.module_utils.release.backups import BackupDirectory
 from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.hostwright.django.plugins.module_utils.release.housekeeping import HOST_COMMAND
 from ansible_collections.hostwright.django.plugins.module_utils.release.module import ARGUMENTS as COMMON
-from ansible_collections.hostwright.django.plugins.module_utils.release.module import (
-    HOLD_ARGUMENTS,
-    perform,
-    site_of,
-    told,
-)
+from ansible_collections.hostwright.django.plugins.module_utils.release.module import perform, result_of, site_of
+from ansible_collections.hostwright.django.plugins.module_utils.release.outcome import Outcome
 from ansible_collections.hostwright.django.plugins.module_utils.release.record_form import PART
-from ansible_collections.hostwright.django.plugins.module_utils.release.restore import Restorer, Source
+from ansible_collections.hostwright.django.plugins.module_utils.release.releases import Releases
+from ansible_collections.hostwright.django.plugins.module_utils.release.restore import Source
 from ansible_collections.hostwright.django.plugins.module_utils.release.site import SECRET, Site
 from ansible_collections.hostwright.django.plugins.module_utils.release.spec import Job, Limits, Spec, words_of
-from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Outcome, Releaser
+from ansible_collections.hostwright.django.plugins.module_utils.release.steps import Step
 
 DOCUMENTATION = r"""
 module: release
@@ -34,15 +31,12 @@ short_description: Make a release of a Django site on its host
 description:
   - Starts a container of an image that is on the host, waits until it answers as the site, and makes it the live
     release by renaming the symlink C(current). Before the rename the old release serves, after it the new one.
+  - The role app passes every option; its defaults are the ones that users see.
   - Pending migrations are rehearsed on a copy of the database. Then Nginx holds the requests that arrive, for fractions
     of a second, while they are applied to another copy, a new generation, and the same rename switches code and
-    database. Until it everything can be given up, and is at any failure - the old release serves on.
-  - A release that already is what is asked for is left alone, or started if it is down.
+    database. A failure before the rename is undone - the old release still serves.
+  - A live release that is already what is asked for is not changed, or is started if it is down.
 options:
-  site:
-    description: Name of the site; container, volume and directory names begin with it.
-    type: str
-    required: true
   image:
     description: Full name of the image.
     type: str
@@ -55,10 +49,6 @@ options:
     description: Digest of all that decides the image's content. Another one makes a new release.
     type: str
     required: true
-  root:
-    description: Directory on the host that holds all sites.
-    type: path
-    default: /srv/hostwright
   domains:
     description: Host names the site answers to; the first one is probed.
     type: list
@@ -68,66 +58,66 @@ options:
     description: Scheme the browser uses.
     type: str
     choices: [http, https]
-    default: http
+    required: true
   health_path:
     description: Path of a page that must answer before a release is committed.
     type: str
-    default: /
+    required: true
   health_timeout:
     description: Seconds a new release has to become ready.
     type: int
-    default: 60
+    required: true
   stop_timeout:
     description: Seconds an old release has to finish its requests.
     type: int
-    default: 30
+    required: true
   migrate_timeout:
     description: Seconds the migrations may take.
     type: int
-    default: 600
+    required: true
   keep_releases:
     description: Number of release records to keep, with their database generations and images.
     type: int
-    default: 3
+    required: true
   static_url:
     description: Path at which Nginx serves static files; must be the project's STATIC_URL.
     type: str
-    default: /static/
+    required: true
   processes:
     description: Processes of the WSGI server.
     type: int
-    default: 2
+    required: true
   threads:
     description: Requests that one process handles at a time.
     type: int
-    default: 2
+    required: true
   backlog:
     description: Connections that may wait for the WSGI server.
     type: int
-    default: 4096
+    required: true
   workers:
     description: Management commands that run all the time, by name. They end before a release, and run in the new one.
     type: dict
-    default: {}
+    required: true
   jobs:
     description: Management commands that cron starts, by name, each with C(schedule) and C(command).
     type: dict
-    default: {}
+    required: true
   pre_release:
     description: Management commands that run in the new image, on the live database, before a release but the first.
     type: list
     elements: str
-    default: []
+    required: true
   post_release:
     description: Management commands that run in the new release when it is live.
     type: list
     elements: str
-    default: []
+    required: true
   post_restore:
     description: Management commands that run in the new release when it is live, if it is a restored one.
     type: list
     elements: str
-    default: []
+    required: true
   restore:
     description: A backup on the host to make the first release of, with its secret key. The site must not be there yet.
     type: dict
@@ -143,15 +133,11 @@ options:
   hold_seconds:
     description: Seconds that requests may wait while a release that migrates commits.
     type: float
-    default: 10
+    required: true
   maintenance:
     description: Answer 503 with a plain page, for as long as the migrations take, instead of having requests wait.
     type: bool
-    default: false
-  by:
-    description: Who deploys, for the audit log.
-    type: str
-    default: ''
+    required: true
   bytes:
     description: How much of the image was sent, for the audit log.
     type: int
@@ -160,7 +146,7 @@ options:
     description: Only load the project and rehearse its migrations. Nothing changes, and a failure tells what a release
       would fail with; so several hosts can all be asked before the first one releases.
     type: bool
-    default: false
+    required: true
   image_migrations:
     description: All migrations that the image has; in check mode those that the live database lacks are named.
     type: list
@@ -168,7 +154,7 @@ options:
   sqlite:
     description: SQLite settings of every connection.
     type: dict
-    default: {}
+    required: true
     suboptions:
       synchronous:
         description: V(NORMAL) can lose the last commits at power loss, V(FULL) cannot.
@@ -186,7 +172,7 @@ options:
   limits:
     description: What the container may use.
     type: dict
-    default: {}
+    required: true
     suboptions:
       memory:
         description: Memory, as Docker writes sizes; swap is off.
@@ -211,18 +197,19 @@ options:
       Whether the release's containers may reach out, through a network of their own (C(hostwright-egress)). Without it
       they have no network; visitors come through a socket.
     type: bool
-    default: false
+    required: true
   environment_variables:
     description: Environment variables of the site that may be seen by anybody on the host.
     type: dict
-    default: {}
+    required: true
   secrets:
     description: Environment variables of the site that are kept in files which only the site reads.
     type: dict
-    default: {}
+    required: true
+extends_documentation_fragment: hostwright.django.release
 attributes:
   check_mode:
-    description: Says whether a release would be made.
+    description: Predicts whether a release would be made.
     support: full
   diff_mode:
     description: Shows version and configuration; secrets do not show.
@@ -239,6 +226,28 @@ EXAMPLES = r"""
     image_digest: "{{ built.digest }}"
     domains: [polls.example.org]
     scheme: https
+    health_path: /
+    health_timeout: 60
+    stop_timeout: 30
+    migrate_timeout: 600
+    keep_releases: 3
+    static_url: /static/
+    hold_seconds: 10
+    maintenance: false
+    processes: 2
+    threads: 2
+    backlog: 4096
+    workers: {mailer: send_mail --loop}
+    jobs: {tidy: {schedule: 5 4 * * *, command: clearsessions}}
+    pre_release: []
+    post_release: []
+    post_restore: []
+    sqlite: {synchronous: FULL}
+    limits: {memory: 1g}
+    egress: false
+    environment_variables: {LANGUAGE: en}
+    secrets: {API_TOKEN: "{{ vault_api_token }}"}
+    rehearsal: false
 """
 
 RETURN = r"""
@@ -279,26 +288,27 @@ step:
 
 ARGUMENTS: dict[str, Any] = {
     **COMMON,
-    **HOLD_ARGUMENTS,
+    "hold_seconds": {"type": "float", "required": True},
+    "maintenance": {"type": "bool", "required": True},
     "image": {"type": "str", "required": True},
     "source_digest": {"type": "str", "required": True},
     "image_digest": {"type": "str", "required": True},
     "domains": {"type": "list", "elements": "str", "required": True},
-    "scheme": {"type": "str", "choices": ["http", "https"], "default": "http"},
-    "health_path": {"type": "str", "default": "/"},
-    "health_timeout": {"type": "int", "default": 60},
-    "stop_timeout": {"type": "int", "default": 30},
-    "migrate_timeout": {"type": "int", "default": 600},
-    "keep_releases": {"type": "int", "default": 3},
-    "static_url": {"type": "str", "default": "/static/"},
-    "processes": {"type": "int", "default": 2},
-    "threads": {"type": "int", "default": 2},
-    "backlog": {"type": "int", "default": 4096},
-    "workers": {"type": "dict", "default": {}},
-    "jobs": {"type": "dict", "default": {}},
-    "pre_release": {"type": "list", "elements": "str", "default": []},
-    "post_release": {"type": "list", "elements": "str", "default": []},
-    "post_restore": {"type": "list", "elements": "str", "default": []},
+    "scheme": {"type": "str", "choices": ["http", "https"], "required": True},
+    "health_path": {"type": "str", "required": True},
+    "health_timeout": {"type": "int", "required": True},
+    "stop_timeout": {"type": "int", "required": True},
+    "migrate_timeout": {"type": "int", "required": True},
+    "keep_releases": {"type": "int", "required": True},
+    "static_url": {"type": "str", "required": True},
+    "processes": {"type": "int", "required": True},
+    "threads": {"type": "int", "required": True},
+    "backlog": {"type": "int", "required": True},
+    "workers": {"type": "dict", "required": True},
+    "jobs": {"type": "dict", "required": True},
+    "pre_release": {"type": "list", "elements": "str", "required": True},
+    "post_release": {"type": "list", "elements": "str", "required": True},
+    "post_restore": {"type": "list", "elements": "str", "required": True},
     "restore": {
         "type": "dict",
         "options": {
@@ -308,11 +318,10 @@ ARGUMENTS: dict[str, Any] = {
     },
     "bytes": {"type": "int", "default": 0},
     "image_migrations": {"type": "list", "elements": "str"},
-    "rehearsal": {"type": "bool", "default": False},
+    "rehearsal": {"type": "bool", "required": True},
     "sqlite": {
         "type": "dict",
-        "default": {},
-        "apply_defaults": True,
+        "required": True,
         "options": {
             "synchronous": {"type": "str", "choices": ["NORMAL", "FULL"], "default": "NORMAL"},
             "busy_timeout": {"type": "int", "default": 5000},
@@ -321,8 +330,7 @@ ARGUMENTS: dict[str, Any] = {
     },
     "limits": {
         "type": "dict",
-        "default": {},
-        "apply_defaults": True,
+        "required": True,
         "options": {
             "memory": {"type": "str", "default": "512m"},
             "cpus": {"type": "float", "default": 0.0},
@@ -330,9 +338,9 @@ ARGUMENTS: dict[str, Any] = {
             "tmp": {"type": "str", "default": "256m"},
         },
     },
-    "egress": {"type": "bool", "default": False},
-    "environment_variables": {"type": "dict", "default": {}},
-    "secrets": {"type": "dict", "default": {}, "no_log": True},
+    "egress": {"type": "bool", "required": True},
+    "environment_variables": {"type": "dict", "required": True},
+    "secrets": {"type": "dict", "required": True, "no_log": True},
 }
 
 
@@ -349,7 +357,7 @@ def spec_of(parameters: dict[str, Any]) -> Spec:
         wrong = [name for name in parameters[option] if not re.fullmatch(pattern, str(name))]
         if wrong:
             raise ReleaseError(
-                "read the settings", f"{option}: {wrong[0]!r} cannot name an environment variable: use {rule}"
+                Step.READ_SETTINGS, f"{option}: {wrong[0]!r} cannot name an environment variable: use {rule}"
             )
     configuration = {
         "environment": "production",
@@ -360,7 +368,7 @@ def spec_of(parameters: dict[str, Any]) -> Spec:
         "health_path": parameters["health_path"],
         "sqlite": parameters["sqlite"],
         "server": {
-            "workers": parameters["processes"],
+            "processes": parameters["processes"],
             "threads": parameters["threads"],
             "backlog": parameters["backlog"],
             "stop_timeout": parameters["stop_timeout"],
@@ -393,17 +401,17 @@ def spec_of(parameters: dict[str, Any]) -> Spec:
 def _part(option: str, name: object) -> str:
     if not PART.fullmatch(str(name)):
         raise ReleaseError(
-            "read the settings", f"{option}: {name!r} will not do; use lower-case letters, digits, '-', '_'"
+            Step.READ_SETTINGS, f"{option}: {name!r} will not do; use lower-case letters, digits, '-', '_'"
         )
     return str(name)
 
 
 def _job(name: object, job: object) -> Job:
     if not isinstance(job, dict) or set(job) != {"schedule", "command"}:
-        raise ReleaseError("read the settings", f"jobs: {name!r} needs 'schedule' and 'command', and nothing else")
+        raise ReleaseError(Step.READ_SETTINGS, f"jobs: {name!r} needs 'schedule' and 'command', and nothing else")
     problem = cron_problem(job["schedule"])
     if problem:
-        raise ReleaseError("read the settings", f"jobs: {name}: {problem}")
+        raise ReleaseError(Step.READ_SETTINGS, f"jobs: {name}: {problem}")
     return Job(str(job["schedule"]), words_of("jobs", job["command"]))
 
 
@@ -465,35 +473,56 @@ def stale_backups(site: str, command: str = HOST_COMMAND) -> str:
     return done.said if done.status == 1 else ""
 
 
+Verb = Callable[[Releases, Spec, Mapping[str, Any]], Outcome]
+
+
+def plan(releases: Releases, spec: Spec, parameters: Mapping[str, Any]) -> Outcome:
+    """Predict a release."""
+    return releases.plan(spec, parameters["image_migrations"])
+
+
+def rehearse(releases: Releases, spec: Spec, _: Mapping[str, Any]) -> Outcome:
+    """Rehearse a release."""
+    return releases.rehearse(spec)
+
+
+def rebuild(releases: Releases, spec: Spec, parameters: Mapping[str, Any]) -> Outcome:
+    """Make the first release of a backup on the host."""
+    directory = Path(parameters["restore"]["directory"])
+    backup = BackupDirectory.of(directory).choose(parameters["restore"]["backup"])
+    return releases.rebuild(spec, Source(directory, backup))
+
+
+def run_release(releases: Releases, spec: Spec, _: Mapping[str, Any]) -> Outcome:
+    """Make a release, if the live one is another."""
+    return releases.run(spec)
+
+
+def verb_of(module: AnsibleModule) -> Verb:
+    """Return what the module is called for."""
+    if module.check_mode:
+        return plan
+    if module.params["rehearsal"]:
+        return rehearse
+    return rebuild if module.params["restore"] else run_release
+
+
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     site = site_of(module)
-    audit = {name: module.params[name] for name in ("by", "bytes")}
-    anew = module.params["restore"]
-    releaser = Restorer(site, Engine(), audit=audit) if anew else Releaser(site, Engine(), audit=audit)
+    releases = Releases(site, Engine(), audit={name: module.params[name] for name in ("by", "bytes")})
 
     def release() -> dict[str, Any]:
         spec = spec_of(module.params)
         before = described(site)
-        planned = module.params["image_migrations"]
-        restored = None
-        if module.check_mode:
-            outcome = releaser.plan(spec, planned)
-        elif module.params["rehearsal"]:
-            outcome = releaser.rehearse(spec)
-        elif isinstance(releaser, Restorer):
-            directory = Path(anew["directory"])
-            outcome = releaser.rebuild(spec, Source(directory, Shelf.of(directory).choose(anew["backup"])))
-            restored = releaser.restored.result()
-        else:
-            outcome = releaser.run(spec)
-        result = told(module, outcome)
+        outcome = verb_of(module)(releases, spec, module.params)
+        result = result_of(module, outcome)
         if outcome.previous and outcome.action == "released" and (stale := stale_backups(site.name)):
             module.warn(f"the site's backups are not what they should be: {stale}")
-        return {**result, "restored": restored, "diff": difference(before, outcome, spec, site)}
+        return {**result, "restored": outcome.restored or None, "diff": difference(before, outcome, spec, site)}
 
-    perform(module, releaser, release)
+    perform(module, releases, release)
 
 
 if __name__ == "__main__":

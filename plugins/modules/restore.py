@@ -9,18 +9,20 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.formatters import bytes_to_human
+from ansible_collections.hostwright.django.plugins.module_utils.contract import BACKUPS_ROOT
 from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine
-from ansible_collections.hostwright.django.plugins.module_utils.release.backups import CHOOSE, Shelf, check
+from ansible_collections.hostwright.django.plugins.module_utils.release.backups import CHOOSE, BackupDirectory, check
 from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.hostwright.django.plugins.module_utils.release.module import (
     ARGUMENTS,
     HOLD_ARGUMENTS,
     perform,
+    result_of,
     site_of,
-    told,
 )
 from ansible_collections.hostwright.django.plugins.module_utils.release.record import Record
-from ansible_collections.hostwright.django.plugins.module_utils.release.restore import Restorer, Source, Wish
+from ansible_collections.hostwright.django.plugins.module_utils.release.releases import Releases
+from ansible_collections.hostwright.django.plugins.module_utils.release.restore import RestoreRequest, Source
 from ansible_collections.hostwright.django.plugins.module_utils.release.site import Site
 from ansible_collections.hostwright.django.plugins.module_utils.release.spec import words_of
 
@@ -37,14 +39,6 @@ description:
   - Uploaded files that are missing are put back; none is overwritten or removed.
   - Without O(backup) and O(file) the backups are listed.
 options:
-  site:
-    description: Name of the site.
-    type: str
-    required: true
-  root:
-    description: Directory on the host that holds all sites.
-    type: path
-    default: /srv/hostwright
   directory:
     description: Directory of the backups. Without it, the one that the role backup has set up.
     type: path
@@ -61,14 +55,6 @@ options:
   file:
     description: A database to import instead, on the host - a plain SQLite file or one packed as C(.sqlite3.zst).
     type: path
-  hold_seconds:
-    description: Seconds that requests may wait while the live release is left.
-    type: float
-    default: 10
-  maintenance:
-    description: Answer 503 with a plain page, for as long as that takes, instead of having requests wait.
-    type: bool
-    default: false
   post_restore:
     description: Management commands that run in the new release when it is live.
     type: list
@@ -78,10 +64,7 @@ options:
     description: Seconds that verifying and unpacking may take.
     type: int
     default: 3600
-  by:
-    description: Who restores, for the audit log.
-    type: str
-    default: ''
+extends_documentation_fragment: [hostwright.django.release, hostwright.django.release.hold]
 attributes:
   check_mode:
     description: Checks the backup's files and says what it holds.
@@ -183,7 +166,7 @@ step:
   returned: failure
 """
 
-DIRECTORY = Path("/var/backups/hostwright")
+DIRECTORY = Path(BACKUPS_ROOT)
 
 
 def directory_of(site: Site, given: str | None) -> Path:
@@ -209,17 +192,17 @@ def source_of(site: Site, given: dict[str, Any]) -> Source | None:
         return Source(file.parent, file=file.name)
     if not given["backup"]:
         return None
-    shelf = Shelf.of(directory_of(site, given["directory"]))
-    backup = shelf.choose(given["backup"])
+    backups = BackupDirectory.of(directory_of(site, given["directory"]))
+    backup = backups.choose(given["backup"])
     if (of := backup.manifest["site"]) != site.name:
         raise ReleaseError(CHOOSE, f"{backup.id} is a backup of the site {of}, not of {site.name}. Nothing was changed")
-    return Source(shelf.directory, backup)
+    return Source(backups.directory, backup)
 
 
 def listed(directory: Path) -> dict[str, Any]:
     """The backups of a directory, as the module returns them."""
-    shelf = Shelf.of(directory)
-    return {"changed": False, "backups": [backup.described() for backup in shelf.whole], "table": shelf.table()}
+    found = BackupDirectory.of(directory)
+    return {"changed": False, "backups": [backup.described() for backup in found.whole], "table": found.table()}
 
 
 def found(source: Source, current: Record | None) -> dict[str, Any]:
@@ -247,9 +230,9 @@ def difference(current: Record | None, source: Source) -> dict[str, str]:
     before = f"release: {current.release}\nimage: {current.image}\n" if current else ""
     lines = [f"restored from: {source.name}", f"bytes: {source.bytes}"]
     if source.backup:
-        told = source.backup.manifest
-        lines += [f"made: {told['time']}", f"by: {told['image']}, release {told['release']}"]
-        lines += [f"rows: {told['rows_total']}", *(f"rows of {name}: {n}" for name, n in told["rows"].items())]
+        manifest = source.backup.manifest
+        lines += [f"made: {manifest['time']}", f"by: {manifest['image']}, release {manifest['release']}"]
+        lines += [f"rows: {manifest['rows_total']}", *(f"rows of {name}: {n}" for name, n in manifest["rows"].items())]
     return {"before": before, "after": f"{before}{os.linesep.join(lines)}\n"}
 
 
@@ -270,7 +253,7 @@ def main() -> None:
     )
     given: dict[str, Any] = module.params
     site = site_of(module)
-    restorer = Restorer(site, Engine(), audit={"by": given["by"]})
+    releases = Releases(site, Engine(), audit={"by": given["by"]})
 
     def restore() -> dict[str, Any]:
         source = source_of(site, given)
@@ -280,11 +263,11 @@ def main() -> None:
             return found(source, site.current_record())
         commands = tuple(words_of("post_restore", line) for line in given["post_restore"])
         diff = difference(site.current_record(), source)
-        wish = Wish(given["hold_seconds"], given["maintenance"], commands, float(given["time_limit"]))
-        outcome = restorer.restore(source, wish)
-        return {**told(module, outcome), **restorer.restored.result(), "diff": diff}
+        request = RestoreRequest(given["hold_seconds"], given["maintenance"], commands, float(given["time_limit"]))
+        outcome = releases.restore(source, request)
+        return {**result_of(module, outcome), **outcome.restored, "diff": diff}
 
-    perform(module, restorer, restore)
+    perform(module, releases, restore)
 
 
 if __name__ == "__main__":

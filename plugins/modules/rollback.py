@@ -10,11 +10,12 @@ from ansible_collections.hostwright.django.plugins.module_utils.release.module i
     ARGUMENTS,
     HOLD_ARGUMENTS,
     perform,
+    result_of,
     site_of,
-    told,
 )
-from ansible_collections.hostwright.django.plugins.module_utils.release.rollback import Rollback
-from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Outcome, Releaser
+from ansible_collections.hostwright.django.plugins.module_utils.release.outcome import Outcome
+from ansible_collections.hostwright.django.plugins.module_utils.release.releases import Releases
+from ansible_collections.hostwright.django.plugins.module_utils.release.rollback import RollbackRequest
 
 DOCUMENTATION = r"""
 module: rollback
@@ -24,42 +25,23 @@ description:
     M(hostwright.django.release). No request fails, and whatever goes wrong leaves the live release serving.
   - Media files are not part of a release and stay as they are.
 options:
-  site:
-    description: Name of the site.
-    type: str
-    required: true
-  root:
-    description: Directory on the host that holds all sites.
-    type: path
-    default: /srv/hostwright
   to:
     description: Number of a release that was kept. Without it, the one that was live before.
     type: int
   schema:
     description:
-      - What becomes of migrations that the live database has and the older release lacks.
+      - What to do with migrations that the live database has and the older release lacks.
       - V(refuse) changes nothing and names them, with an estimate of the rows that were written since.
-      - V(reverse) takes them back, on a copy of the database, as the newer image knows to.
+      - V(reverse) reverses them on a copy of the database, with the newer image.
       - V(keep) runs the older code on the newer schema.
       - V(generation) takes the database as it was before them. What was written since is lost.
     type: str
     choices: [refuse, reverse, keep, generation]
     default: refuse
-  hold_seconds:
-    description: Seconds that requests may wait if the database is changed.
-    type: float
-    default: 10
-  maintenance:
-    description: Answer 503 with a plain page, for as long as that takes, instead of having requests wait.
-    type: bool
-    default: false
-  by:
-    description: Who goes back, for the audit log.
-    type: str
-    default: ''
+extends_documentation_fragment: [hostwright.django.release, hostwright.django.release.hold]
 attributes:
   check_mode:
-    description: Says which release it would go back to. Whether the schema differs is not looked at.
+    description: Names the release that it would go back to, without a check of the schema.
     support: partial
   diff_mode:
     description: Shows release and image.
@@ -120,20 +102,22 @@ def main() -> None:
         supports_check_mode=True,
     )
     given: dict[str, Any] = module.params
-    wish = Rollback(given["to"], given["schema"], given["hold_seconds"], given["maintenance"])
-    releaser = Releaser(site_of(module), Engine(), audit={"by": given["by"]})
+    request = RollbackRequest(given["to"], given["schema"], given["hold_seconds"], given["maintenance"])
+    releases = Releases(site_of(module), Engine(), audit={"by": given["by"]})
 
     def roll_back() -> dict[str, Any]:
-        current, target = releaser.target(wish)
-        number = releaser.site.next_number()
-        outcome = Outcome("released", number, current) if module.check_mode else releaser.rollback(wish)
+        current, target = releases.rollback_target(request)
+        if module.check_mode:
+            outcome = Outcome("released", releases.site.next_number(), current)
+        else:
+            outcome = releases.rollback(request)
         diff = {
             "before": f"release: {current.release}\nimage: {current.image}\n",
             "after": f"release: {outcome.release} (as {target.release})\nimage: {target.image}\n",
         }
-        return {**told(module, outcome), "image": target.image, "diff": diff}
+        return {**result_of(module, outcome), "image": target.image, "diff": diff}
 
-    perform(module, releaser, roll_back)
+    perform(module, releases, roll_back)
 
 
 if __name__ == "__main__":

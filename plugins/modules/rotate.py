@@ -7,8 +7,15 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine
 from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
-from ansible_collections.hostwright.django.plugins.module_utils.release.module import ARGUMENTS, perform, site_of, told
-from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Outcome, Releaser
+from ansible_collections.hostwright.django.plugins.module_utils.release.module import (
+    ARGUMENTS,
+    perform,
+    result_of,
+    site_of,
+)
+from ansible_collections.hostwright.django.plugins.module_utils.release.outcome import Outcome
+from ansible_collections.hostwright.django.plugins.module_utils.release.releases import Releases
+from ansible_collections.hostwright.django.plugins.module_utils.release.steps import Step
 
 DOCUMENTATION = r"""
 module: rotate
@@ -19,25 +26,14 @@ description:
     serving, with the key it has.
   - What older keys have signed, sessions for example, is accepted for O(days) more (Django's C(SECRET_KEY_FALLBACKS)).
 options:
-  site:
-    description: Name of the site.
-    type: str
-    required: true
-  root:
-    description: Directory on the host that holds all sites.
-    type: path
-    default: /srv/hostwright
   days:
     description: Days that older keys are accepted. V(0) ends what they have signed at once, as after a theft.
     type: int
     default: 14
-  by:
-    description: Who rotates it, for the audit log.
-    type: str
-    default: ''
+extends_documentation_fragment: hostwright.django.release
 attributes:
   check_mode:
-    description: Says which release it would make.
+    description: Names the release that it would make.
     support: full
   diff_mode:
     description: Shows the release; the key does not show.
@@ -75,13 +71,13 @@ DAY = 24 * 60 * 60
 
 
 def seconds_of(days: int) -> int:
-    """How long older keys are accepted.
+    """Return the seconds that older keys are accepted.
 
     Raises:
-        ReleaseError: there is no such time.
+        ReleaseError: the number of days is negative.
     """
     if days < 0:
-        raise ReleaseError("read the settings", f"{days} days will not do: app_secret_key_days is 0 or more")
+        raise ReleaseError(Step.READ_SETTINGS, f"app_secret_key_days: {days} is negative: use 0 or more days")
     return days * DAY
 
 
@@ -90,19 +86,19 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={**ARGUMENTS, "days": {"type": "int", "default": 14}}, supports_check_mode=True
     )
-    releaser = Releaser(site_of(module), Engine(), audit={"by": module.params["by"], "what": "rotate"})
+    releases = Releases(site_of(module), Engine(), audit={"by": module.params["by"], "what": "rotate"})
 
     def rotate() -> dict[str, Any]:
         seconds = seconds_of(module.params["days"])
-        current = releaser.site.live_record("look at the live release")
+        current = releases.site.live_record(Step.READ_LIVE)
         if module.check_mode:
-            outcome = Outcome("released", releaser.site.next_number(), current)
+            outcome = Outcome("released", releases.site.next_number(), current)
         else:
-            outcome = releaser.rotate(seconds)
+            outcome = releases.rotate(seconds)
         before, after = (f"release: {number}\n" for number in (current.release, outcome.release))
-        return {**told(module, outcome), "diff": {"before": before, "after": after}}
+        return {**result_of(module, outcome), "diff": {"before": before, "after": after}}
 
-    perform(module, releaser, rotate)
+    perform(module, releases, rotate)
 
 
 if __name__ == "__main__":

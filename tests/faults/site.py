@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support import load
+from tests.support import load, role_app
 from tests.support.ledger import Ledger, compare
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -233,6 +233,7 @@ class Site:
     def module(self, **arguments: object) -> Run:
         """Call the release module as the role does, without a playbook."""
         given = {
+            **role_app.defaults(),
             "site": self.name,
             "source_digest": "none",
             "image_digest": "none",

@@ -108,7 +108,7 @@ def test_a_bad_release(site: Site, traffic: Traffic, case: Case) -> None:
     with untouched(site, traffic):
         run = site.release(site.variant("bad", files), "-e", json.dumps(case.variables))
     assert run.status != 0
-    says = (*case.says, f"Release {live['release']} ({live['image']}) serves on.")
+    says = (*case.says, f"Release {live['release']} ({live['image']}) still serves.")
     assert [words for words in says if words not in run.said] == [], run.output
 
 

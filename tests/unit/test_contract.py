@@ -26,6 +26,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.release import (
     containers,
     housekeeping,
     migrator,
+    old_release,
     probe,
     record,
     restore,
@@ -33,7 +34,6 @@ from ansible_collections.hostwright.django.plugins.module_utils.release import (
     secret_key,
     site,
     spec,
-    transaction,
 )
 from ansible_collections.hostwright.django.plugins.modules import release as release_module
 from ansible_collections.hostwright.django.plugins.modules import restore as restore_module
@@ -126,7 +126,7 @@ ITEMS: dict[str, dict[str, object]] = {
         "modules": contract.BACKUPS_ROOT,
         "module restore": str(restore_module.DIRECTORY),
         "role backup": BACKUP.variables["backup_directory"],
-        "playbook restore": found(r"'(/var/[\w/]+)'", "playbooks/restore.yml", "playbooks/vars/restore.yml"),
+        "module restore_plan": found(r"default: (/var/[\w/]+)", "plugins/modules/restore_plan.py"),
     },
     "backups in a container": {
         "modules and host command": contract.BACKUPS,
@@ -154,7 +154,7 @@ ITEMS: dict[str, dict[str, object]] = {
         "certificates": found(r"(/etc/\w+)/nginx\.conf", "plugins/module_utils/nginx/acme.py"),
     },
     "container of Nginx": {
-        "modules": transaction.NGINX,
+        "modules": old_release.NGINX,
         "certificates": acme.CONTAINER,
         "role nginx": NGINX.variables["__nginx_container"],
     },
@@ -203,7 +203,7 @@ ITEMS: dict[str, dict[str, object]] = {
     },
     "seconds that a restore may take": {
         "role backup": BACKUP.variables["backup_time_limit_seconds"],
-        "module": restore.Wish.time_limit,
+        "module": restore.RestoreRequest.time_limit,
         "option of the module": found(r"\"time_limit\": .*\"default\": (\d+)", "plugins/modules/restore.py"),
     },
     "what a container of a release may use": {
@@ -213,7 +213,7 @@ ITEMS: dict[str, dict[str, object]] = {
     "seconds that requests may wait": {
         "role app": APP.variables["app_hold_seconds"],
         "module, release": spec.Spec.hold_seconds,
-        "module, restore": restore.Wish.hold_seconds,
+        "module, restore": restore.RestoreRequest.hold_seconds,
         "option of the modules": DEFAULTS["hold_seconds"],
     },
 }  # fmt: skip
@@ -321,7 +321,7 @@ class Read(dict[str, Any]):
 
 
 @pytest.fixture
-def wish() -> spec.Spec:
+def asked() -> spec.Spec:
     """What the module release makes of its defaults."""
     options = {
         name: {part: argument["default"] for part, argument in option["options"].items()}
@@ -333,8 +333,8 @@ def wish() -> spec.Spec:
     return release_module.spec_of({**options, **given})
 
 
-def test_the_runtime_reads_all_of_the_configuration(wish: spec.Spec) -> None:
-    written = Read(site.with_numbers(wish.configuration, NUMBER, 3))
+def test_the_runtime_reads_all_of_the_configuration(asked: spec.Spec) -> None:
+    written = Read(site.with_numbers(asked.configuration, NUMBER, 3))
     read = configuration.parse(written, "test")
     assert set(written) - written.keys_read == set()
     assert [key for part in ("sqlite", "server") for key in written[part] if key not in written[part].keys_read] == []
@@ -408,7 +408,7 @@ class Asked(Exception):  # noqa: N818 (no error)
 def commands(
     written: record.Record,
     settings: host_site.Settings,
-    wish: spec.Spec,
+    asked: spec.Spec,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> dict[str, list[str]]:
@@ -443,15 +443,15 @@ def commands(
 
     boxes = containers.Containers(site.Site("polls", tmp_path), cast("Any", engine))
     boxes.create(
-        dataclasses.replace(wish, workers={"mail": ("send",)}, jobs={"tidy": spec.Job("* * * * *", ("tidy",))}), 7
+        dataclasses.replace(asked, workers={"mail": ("send",)}, jobs={"tidy": spec.Job("* * * * *", ("tidy",))}), 7
     )
     source = restore.Source(tmp_path, cast("Any", SimpleNamespace(id=chosen.id)))
     return {
         **dict(zip(("backup", "verify", "drill"), asked, strict=True)),
         **dict(zip(("web", "worker", "job"), made, strict=True)),
-        "migrator": boxes.one_shot(wish, 7, wish.image, "migrator"),
-        "filler": boxes.filler(wish, 7, tmp_path, *source.words("/site/data/databases/4/db.sqlite3")),
-        "hook": boxes.hook("polls-release-hook", wish, 7, ("check",)),
+        "migrator": boxes.one_shot(asked, 7, asked.image, "migrator"),
+        "filler": boxes.filler(asked, 7, tmp_path, *source.words("/site/data/databases/4/db.sqlite3")),
+        "hook": boxes.hook("polls-release-hook", request, 7, ("check",)),
     }
 
 
@@ -584,12 +584,12 @@ def three(tmp_path: Path) -> Path:
     ["latest", OLD, NEW, NEWEST, "2026-11-23T11:59", "2026-11-23T12:00", "2026-11-23T12:30+01:00", "2027-01-01T00:00Z"],
 )
 def test_host_and_image_choose_the_same_backup(three: Path, word: str) -> None:
-    assert backups.Shelf.of(three).choose(word).id == image_restore.choose(three, word).id
+    assert backups.BackupDirectory.of(three).choose(word).id == image_restore.choose(three, word).id
 
 
 def test_host_and_image_list_the_same_backups(three: Path) -> None:
     assert [one.id for one in store.backups(three)] == [OLD, NEW, NEWEST]
-    assert [one.id for one in backups.Shelf.of(three).whole] == [OLD, NEW, NEWEST]
+    assert [one.id for one in backups.BackupDirectory.of(three).whole] == [OLD, NEW, NEWEST]
     assert [one.id for one, _ in catalogue.listed(three)] == [OLD, NEW, NEWEST]
 
 
@@ -598,6 +598,6 @@ def test_all_judge_a_backup_alike(three: Path, change: dict[str, Any]) -> None:
     seal(three, NEWEST, **change)
     usable, wrong = store.look(three)
     assert ([one.id for one in usable], list(wrong)) == ([OLD, NEW], [NEWEST])
-    shelf = backups.Shelf.of(three)
+    shelf = backups.BackupDirectory.of(three)
     assert ([one.id for one in shelf.whole], list(shelf.damaged)) == ([OLD, NEW], [NEWEST])
     assert [one.id for one, _ in catalogue.listed(three)] == [OLD, NEW]

@@ -22,12 +22,13 @@ from . import secret_key
 from .errors import ReleaseError
 from .secret_key import SecretKey
 from .site import SECRET
+from .steps import Step
 
 LATEST = "latest"
 SHOWN = 5  # ids in a message
 BLOCK = 1 << 20
-CHOOSE = "choose the backup"
-CHECK = "check the backup's files"
+CHOOSE = Step.CHOOSE_BACKUP
+CHECK = Step.CHECK_BACKUP
 DAMAGED = "the backup is damaged. Nothing was changed; restore another one"
 SECRETS = "config/secrets/"
 
@@ -85,9 +86,9 @@ class Backup:
 
     def described(self) -> dict[str, Any]:
         """What a person wants to know of it."""
-        told = ("id", "time", "site", "release", "version", "image", "rows", "rows_total", "migrations_head")
+        shown = ("id", "time", "site", "release", "version", "image", "rows", "rows_total", "migrations_head")
         return {
-            **{name: self.manifest.get(name) for name in told},
+            **{name: self.manifest.get(name) for name in shown},
             "bytes": self.bytes,
             "directory": str(self.directory),
             "names": self.names(),
@@ -128,7 +129,7 @@ class Protected:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class BackupDirectory:
     """The sealed backups of a directory: those that can be read, the oldest one first, and what is wrong with others.
 
     ``damaged`` has a sentence by id.
@@ -139,7 +140,7 @@ class Shelf:
     damaged: dict[str, str]
 
     @classmethod
-    def of(cls, directory: Path) -> Shelf:
+    def of(cls, directory: Path) -> BackupDirectory:
         """Look at a directory.
 
         Raises:
@@ -239,14 +240,10 @@ def _sha256(path: Path) -> str:
 
 
 def _row(backup: Backup) -> tuple[str, ...]:
-    told = backup.manifest
-    made = told["time"][:16].replace("T", " ")
-    return (
-        backup.id,
-        made,
-        *(str(told[name]) for name in ("release", "version", "rows_total")),
-        size(backup.bytes),
-    )
+    manifest = backup.manifest
+    made = manifest["time"][:16].replace("T", " ")
+    numbers = (str(manifest[name]) for name in ("release", "version", "rows_total"))
+    return (backup.id, made, *numbers, size(backup.bytes))
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:

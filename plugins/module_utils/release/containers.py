@@ -10,6 +10,7 @@ from typing import Any
 from ..contract import BACKUPS, CONFIGURATION, SECRETS, configuration_of, hardened, labels
 from ..host.engine import Engine, EngineError
 from .errors import ReleaseError
+from .record import Record
 from .site import Site
 from .spec import Spec
 
@@ -131,6 +132,11 @@ class Containers:
         )  # fmt: skip
         found = (line.partition(" ") for line in listed.splitlines())
         return {name: label for name, _, label in found}
+
+    def down(self, live: Record, spec: Spec) -> list[str]:
+        """Names of the live release's containers that should run and do not, the one that serves first."""
+        names = [live.container, *(self.worker(live.release, name) for name in spec.workers)]
+        return [name for name in names if not self.running(name)]
 
     def running(self, name: str) -> bool:
         """Whether a container runs."""

@@ -24,7 +24,7 @@ BEAT = 2.0  # seconds between two signs of life of a maintenance window
 class Gate:
     """One such file: ``hold`` keeps requests waiting, ``maintenance`` has them answered by 503.
 
-    A release's ``rest`` is another one; the runtime of its workers looks at that.
+    A release's ``rest`` is another one; the runtime of its workers reads it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,8 +49,8 @@ class Gate:
         return self.deadline - MARGIN - time.time()
 
 
-class Maintenance(Gate):
-    """A gate that stays shut for as long as this process lives, with no deadline but its death."""
+class RenewedGate(Gate):
+    """A gate whose deadline is renewed: it stays shut for as long as this process lives."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

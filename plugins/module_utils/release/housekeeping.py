@@ -1,4 +1,4 @@
-"""What releases leave behind: what never came about goes, what nobody needs any more goes, what is kept stays."""
+"""What releases leave behind: what is unfinished or no longer needed is removed, what is kept stays."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from pathlib import Path
 from ..host.engine import Engine
 from ..host.files import remove_tree, write_durably
 from .containers import Containers
-from .errors import ReleaseError
+from .generation import REHEARSAL
 from .record import Record
 from .site import Site
 from .spec import Spec
-from .steps import Progress
+from .steps import Progress, Step
 
 TITLE_LABEL = "org.opencontainers.image.title"
 DEVELOPMENT = "-dev"  # ends the tags of images for development, which no release names
-REHEARSAL = "rehearsal"
 HOST_COMMAND = "/usr/local/sbin/hostwright"
 
 
 class Housekeeping:
-    """Tidies up a site's containers, directories, generations, images and jobs."""
+    """Removes containers, directories, generations, images and jobs of a site that are no longer needed."""
 
     def __init__(self, site: Site, engine: Engine, containers: Containers, progress: Progress, cron: Path) -> None:
-        """Take the directory of cron's tables, besides."""
+        """``cron`` is the directory of cron's tables."""
         self._site = site
         self._engine = engine
         self._containers = containers
@@ -31,24 +30,24 @@ class Housekeeping:
         self._cron = cron / f"hostwright-{site.name}-jobs"
 
     def sweep(self, current: Record | None) -> None:
-        """Remove what a release that never came about has left: containers, directories, generations, a hold.
+        """Remove what a release without a commit has left: containers, directories, generations, a hold.
 
         A migrator may guard an old generation until nothing can write to it any more: it goes last.
 
         Raises:
             ReleaseError: there are databases, but no live release; they may be all that is left of the site.
         """
-        self._progress.at("tidy up after an unfinished release")
+        self._progress.at(Step.SWEEP)
         generations = self._site.generations()
         if current is None and generations and not self._site.unfinished.exists():
             databases, records = self._site.data / "databases", self._site.records()
             cure = (
                 f"ln -s releases/{max(records)} {self._site.current}" if records else f"mv {databases} {databases}.old"
             )
-            raise ReleaseError(
-                self._progress.step,
+            raise self._progress.error(
                 f"{databases} holds databases of earlier releases, but {self._site.current}, which names the live one, "
-                f"is gone; nothing was touched. To go on with {'that release' if records else 'an empty one'}: {cure}",
+                "is gone. Nothing was changed. To continue with "
+                f"{'that release' if records else 'an empty database'}: {cure}"
             )
         live = current.release if current else 0
         helper = self._containers.helper
@@ -67,7 +66,7 @@ class Housekeeping:
         self._site.unfinished.unlink(missing_ok=True)
 
     def schedule(self, spec: Spec) -> None:
-        """Have cron start the release's jobs, in whatever release is live then."""
+        """Have cron start the release's jobs, each in the release that is live at that time."""
         lines = [
             f"{job.schedule} root {HOST_COMMAND} job {self._site.name} {name}\n" for name, job in spec.jobs.items()
         ]
@@ -77,10 +76,10 @@ class Housekeeping:
         elif not self._cron.exists() or self._cron.read_text() != text:
             write_durably(self._cron, text, 0o644)
 
-    def forget(self, live: Record, spec: Spec) -> None:
-        """Drop releases beyond the kept ones, and the database generations and images that no kept one names."""
+    def forget(self, live: Record, keep: int) -> None:
+        """Remove all but the last ``keep`` releases, and the generations and images that no kept one names."""
         records = self._site.records()
-        kept = {record.release for record in list(records.values())[-max(spec.keep_releases, 1) :]} | {live.release}
+        kept = {record.release for record in list(records.values())[-max(keep, 1) :]} | {live.release}
         for number in set(records) - kept:
             self._site.remove(number)
         for generation in self._site.generations() - {records[number].generation for number in kept}:
@@ -89,9 +88,9 @@ class Housekeeping:
         self._site.unfinished.unlink(missing_ok=True)
 
     def _forget_images(self, live: Record) -> None:
-        """Drop the site's images that are older than the live one and that no kept release names.
+        """Remove the site's images that are older than the live one and that no kept release names.
 
-        Only images of ours are looked at.
+        Only images with our labels count.
         """
         kept = self._site.records().values()
         names, ids = {record.image for record in kept}, {record.image_id for record in kept}

@@ -13,8 +13,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..host.engine import EngineError
 from .errors import ReleaseError
+from .outcome import Outcome
+from .releases import Releases
 from .site import Site
-from .transaction import Outcome, Releaser
 
 ARGUMENTS: dict[str, Any] = {
     "site": {"type": "str", "required": True},
@@ -28,18 +29,18 @@ HOLD_ARGUMENTS: dict[str, Any] = {
 
 
 def site_of(module: AnsibleModule) -> Site:
-    """The site that is meant."""
+    """Return the site that a module is called for."""
     return Site(module.params["site"], Path(module.params["root"]))
 
 
-def told(module: AnsibleModule, outcome: Outcome) -> dict[str, Any]:
-    """What a module returns of a release; its warnings are shown."""
+def result_of(module: AnsibleModule, outcome: Outcome) -> dict[str, Any]:
+    """Show an outcome's warnings, and return what a module returns of it."""
     for warning in outcome.warnings:
         module.warn(warning)
     return outcome.result()
 
 
-def perform(module: AnsibleModule, releaser: Releaser, work: Callable[[], dict[str, Any]]) -> None:
+def perform(module: AnsibleModule, releases: Releases, work: Callable[[], dict[str, Any]]) -> None:
     """Do a module's work and end it, with what the work returns or with why it failed and what serves now."""
     os.umask(0o022)  # Nginx, which is not root, reads what is made here
     for signalled in (signal.SIGTERM, signal.SIGHUP):
@@ -47,7 +48,7 @@ def perform(module: AnsibleModule, releaser: Releaser, work: Callable[[], dict[s
     try:
         result = work()
     except ReleaseError as error:
-        module.fail_json(msg=releaser.explained(error), step=error.step, log=error.log)
+        module.fail_json(msg=releases.explained(error), step=error.step, log=error.log)
     except EngineError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)

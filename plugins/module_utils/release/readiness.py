@@ -62,7 +62,8 @@ class Readiness:
         It is a courtesy to the first visitors; whether the release is good has been asked before.
         """
         server = spec.configuration["server"]
-        count = min(WARMING * server["workers"] * server["threads"], MOST_AT_ONCE)
+        processes = server["processes"] if "processes" in server else server["workers"]  # so named in older records
+        count = min(WARMING * processes * server["threads"], MOST_AT_ONCE)
         until = time.monotonic() + WARMING_SECONDS
         with ThreadPoolExecutor(count) as pool:
             for _ in range(count):

@@ -1,4 +1,4 @@
-"""Going back to an older release: which one, and what becomes of migrations that it lacks."""
+"""Going back to an older release: which one, and what to do with migrations that it lacks."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from ..host.engine import Engine
-from .errors import ReleaseError
-from .generation import Move, database
+from .generation import database
 from .migrator import Migrator
 from .record import Record
 from .site import Site
 from .spec import Spec
-from .steps import Progress
+from .steps import Progress, Step
+from .ways import Move
 
-SOURCE_LABEL = "org.hostwright.source-digest"
 MIGRATIONS_TABLE = "django_migrations"
 
 
 @dataclass(frozen=True)
-class Rollback:
-    """What a rollback is asked to be.
+class RollbackRequest:
+    """What is asked of a rollback.
 
-    ``to`` is the number of a kept release, or None for the one before; ``schema`` says what becomes of migrations that
-    the older release lacks: ``refuse``, ``reverse``, ``keep`` or ``generation``.
+    ``to`` is the number of a kept release, None for the one before the live one; ``schema`` says what to do with
+    migrations that the older release lacks: ``refuse``, ``reverse``, ``keep`` or ``generation``.
     """
 
     to: int | None = None
@@ -32,28 +31,10 @@ class Rollback:
     maintenance: bool = False
 
 
-def wish_of(site: Site, engine: Engine, record: Record, step: str) -> Spec:
-    """What a kept release was asked to be, with its secrets.
+class RollbackPlan:
+    """How a site goes back: ``current`` is the live release's record, ``target`` the older one's."""
 
-    Raises:
-        ReleaseError: its image has gone.
-    """
-    image = engine.image(record.image)
-    if image is None or image.labels.get(SOURCE_LABEL, record.source_digest) != record.source_digest:
-        raise ReleaseError(
-            step,
-            f"the image {record.image} of release {record.release} is not on the host any more: deploy that version",
-        )
-    return Spec.of_record(record.spec, site.user_secrets(record.release))
-
-
-class Back:
-    """The way to an older release of a site.
-
-    ``target`` is that release's record.
-    """
-
-    def __init__(self, site: Site, progress: Progress, wish: Rollback) -> None:
+    def __init__(self, site: Site, progress: Progress, request: RollbackRequest) -> None:
         """Find the release to go back to.
 
         Raises:
@@ -61,64 +42,62 @@ class Back:
         """
         self._site = site
         self._progress = progress
-        self._wish = wish
-        progress.at("choose the release to go back to")
+        self._request = request
+        progress.at(Step.CHOOSE_RELEASE)
         self.current = site.live_record(progress.step)
         self.target = self._target()
 
     def _target(self) -> Record:
-        current, wish = self.current, self._wish
-        records = self._site.records()
-        number = current.previous if wish.to is None else wish.to
-        kept = ", ".join(f"{n} ({record.version})" for n, record in records.items() if n != current.release)
-        if number is None or number not in records or number == current.release or not records[number].spec:
-            which = "the release before it" if wish.to is None else f"release {wish.to}"
-            raise ReleaseError(
-                self._progress.step,
-                f"the live release is {current.release} ({current.version}), and {which} is none of the other ones "
-                f"that were kept: {kept or 'there are none'}. Choose one of them with -e rollback_to=NUMBER",
+        current, to = self.current, self._request.to
+        kept = {number: record for number, record in self._site.records().items() if number != current.release}
+        number = current.previous if to is None else to
+        if number is None or number not in kept or not kept[number].spec:
+            which = "The release before it" if to is None else f"Release {to}"
+            listed = ", ".join(f"{n} ({record.version})" for n, record in kept.items()) or "none"
+            raise self._progress.error(
+                f"the live release is {current.release} ({current.version}). {which} is not kept, or is the live one. "
+                f"Other kept releases: {listed}. Choose one of them with -e rollback_to=NUMBER"
             )
-        return records[number]
+        return kept[number]
 
     def spec(self, engine: Engine) -> Spec:
-        """What that release was asked to be.
+        """Return what the older release consisted of.
 
         Raises:
-            ReleaseError: its image has gone.
+            ReleaseError: its image is gone.
         """
-        spec = wish_of(self._site, engine, self.target, self._progress.step)
-        return replace(spec, hold_seconds=self._wish.hold_seconds, maintenance=self._wish.maintenance)
+        spec = Spec.of_release(self._site, engine, self.target, self._progress.step)
+        return replace(spec, hold_seconds=self._request.hold_seconds, maintenance=self._request.maintenance)
 
     def move(self, pending: tuple[str, ...], unknown: tuple[str, ...], migrator: Migrator) -> Move | None:
-        """What has to happen to the database, if anything.
+        """Return the way to the database that the older release needs, None if it is the live one.
 
         Args:
-            pending: migrations of that release which the live database lacks.
-            unknown: migrations of the live database which that release lacks.
-            migrator: of that release's image; it counts rows.
+            pending: migrations of the older release that the live database lacks.
+            unknown: migrations of the live database that the older release lacks.
+            migrator: of the older release's image; it counts rows.
 
         Raises:
-            ReleaseError: there are unknown ones, and nothing was said of them.
+            ReleaseError: the databases differ, and the request does not say what to do.
         """
-        here, there = self.current.generation, self.target.generation
-        if self._wish.schema == "generation" and here != there:
+        here, there, schema = self.current.generation, self.target.generation, self._request.schema
+        if schema == "generation" and here != there:
             return Move(there)
-        if unknown and self._wish.schema == "refuse":
+        if unknown and schema == "refuse":
             self._refuse(unknown, migrator)
-        if self.current.restored and self._wish.schema == "refuse" and here != there:
-            self._progress.at("choose what becomes of the restored database")
-            raise ReleaseError(
-                self._progress.step,
+        if self.current.restored and schema == "refuse" and here != there:
+            self._progress.at(Step.CHOOSE_DATABASE)
+            raise self._progress.error(
                 f"release {self.current.release} restored {self.current.restored}, and release {self.target.release} "
-                "had another database. Say which one it is to be: -e rollback_schema=generation takes that one, and "
-                "loses what was written since the restore; keep stays on the restored one. Nothing was changed",
+                "had another database. Choose one: -e rollback_schema=generation takes that one and loses what was "
+                "written since the restore; keep stays on the restored one. Nothing was changed"
             )
-        if unknown and self._wish.schema == "reverse":
+        if unknown and schema == "reverse":
             return Move(here, reversed=unknown)
         return Move(here, pending) if pending else None
 
     def _refuse(self, unknown: tuple[str, ...], migrator: Migrator) -> NoReturn:
-        self._progress.at("choose what becomes of the schema")
+        self._progress.at(Step.CHOOSE_SCHEMA)
         target = self.target
         written = "an unknown number of rows was"
         if self._site.generation(target.generation).is_dir():
@@ -127,11 +106,9 @@ class Back:
             tables = (now.keys() & then.keys()) - {MIGRATIONS_TABLE}
             more = sum(max(now[table] - then[table], 0) for table in tables)
             written = f"about {more} rows were"
-        raise ReleaseError(
-            self._progress.step,
+        raise self._progress.error(
             f"release {target.release} ({target.version}) lacks migrations that the live database has: "
-            f"{', '.join(unknown)}; {written} written since. Say what is to become of them: "
-            "-e rollback_schema=reverse takes the migrations back, "
-            "keep runs the old code on the new schema, "
-            "generation takes the database as it was before them and loses what was written since. Nothing was changed",
+            f"{', '.join(unknown)}; {written} written since. Choose what to do with them: "
+            "-e rollback_schema=reverse reverses the migrations, keep runs the old code on the new schema, "
+            "generation takes the database as it was before them and loses what was written since. Nothing was changed"
         )

@@ -1,4 +1,4 @@
-"""What a release is asked to be."""
+"""What a release consists of, as it was asked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..host.engine import Engine
 from .errors import ReleaseError
+from .record import Record
+from .site import Site
+from .steps import Step
+
+SOURCE_LABEL = "org.hostwright.source-digest"
 
 # What may differ without making another release.
 UNRELATED = (
@@ -49,7 +55,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a release is asked to be.
+    """What a release consists of, as it was asked for.
 
     ``source_digest`` is that of the project alone, ``image_digest`` that of all that decides the image's content;
     ``configuration`` lacks what only the release's number decides. ``workers`` are management commands that run all
@@ -79,26 +85,26 @@ class Spec:
     egress: bool = False
 
     def digest(self, secret_key: str) -> str:
-        """What identifies the wish; secrets take part keyed, so that the record tells nothing of them."""
-        wish = asdict(self)
+        """Return what identifies the spec; secrets take part keyed, so that the record reveals nothing of them."""
+        fields = asdict(self)
         for unrelated in UNRELATED:
-            del wish[unrelated]
+            del fields[unrelated]
         private = hmac.new(secret_key.encode(), json.dumps(self.secrets, sort_keys=True).encode(), "sha256").hexdigest()
-        return hashlib.sha256(f"{json.dumps(wish, sort_keys=True)}{private}".encode()).hexdigest()
+        return hashlib.sha256(f"{json.dumps(fields, sort_keys=True)}{private}".encode()).hexdigest()
 
     def recorded(self) -> dict[str, Any]:
-        """All but the secrets, for the release's record."""
-        wish = asdict(self)
-        del wish["secrets"]
-        return wish
+        """Return everything but the secrets, for the release's record."""
+        fields = asdict(self)
+        del fields["secrets"]
+        return fields
 
     @classmethod
     def of_record(cls, recorded: Mapping[str, Any], secrets: dict[str, str]) -> Spec:
-        """The wish that a record holds, with the secrets that were kept beside it."""
+        """Return the spec in a record, with the secrets that were kept beside it."""
         return cls(
             **{
                 **recorded,
-                "egress": recorded.get("egress", True),  # a record that does not say it is of a time when all had one
+                "egress": recorded.get("egress", True),  # older records lack it, and every release had a network then
                 "limits": Limits(**recorded["limits"]),
                 "secrets": secrets,
                 "workers": {name: tuple(command) for name, command in recorded["workers"].items()},
@@ -109,13 +115,28 @@ class Spec:
             }
         )
 
+    @classmethod
+    def of_release(cls, site: Site, engine: Engine, record: Record, step: str) -> Spec:
+        """Return the spec of a kept release, with its secrets; ``step`` is for the message.
+
+        Raises:
+            ReleaseError: its image is gone.
+        """
+        image = engine.image(record.image)
+        if image is None or image.labels.get(SOURCE_LABEL, record.source_digest) != record.source_digest:
+            raise ReleaseError(
+                step,
+                f"the image {record.image} of release {record.release} is no longer on the host: deploy that version",
+            )
+        return cls.of_record(record.spec, site.user_secrets(record.release))
+
 
 def words_of(option: str, line: object) -> Command:
-    """A management command as its words.
+    """Split a management command into words.
 
     Args:
         option: where it is written, for the message.
-        line: as a shell would read it.
+        line: the command, quoted as in a shell.
 
     Raises:
         ReleaseError: it is no command.
@@ -123,10 +144,10 @@ def words_of(option: str, line: object) -> Command:
     try:
         words = tuple(shlex.split(line)) if isinstance(line, str) else ()
     except ValueError as error:
-        raise ReleaseError("read the settings", f"{option}: {line!r} cannot be read: {error}") from error
+        raise ReleaseError(Step.READ_SETTINGS, f"{option}: {line!r} cannot be read: {error}") from error
     if not words:
         raise ReleaseError(
-            "read the settings",
+            Step.READ_SETTINGS,
             f"{option}: {line!r} is no management command; write it as in 'clearsessions --verbosity 0'",
         )
     return words

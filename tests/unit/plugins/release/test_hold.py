@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.hostwright.django.plugins.module_utils.release import hold
 from ansible_collections.hostwright.django.plugins.module_utils.release.hold import (
     Gate,
-    Maintenance,
+    RenewedGate,
     connections,
     drain,
 )
@@ -38,7 +38,7 @@ def test_a_link_that_takes_the_place_of_a_rest_is_not_followed(tmp_path: Path, m
     victim.touch()
     os.utime(victim, (1, 1))
     monkeypatch.setattr(hold, "BEAT", 0.02)
-    gate = Maintenance(tmp_path / "rest")
+    gate = RenewedGate(tmp_path / "rest")
     gate.shut(3)
     gate.path.unlink()
     gate.path.symlink_to(victim)
@@ -69,7 +69,7 @@ def test_a_maintenance_window_is_prolonged_while_its_process_lives(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(hold, "BEAT", 0.02)
-    gate = Maintenance(tmp_path / "maintenance")
+    gate = RenewedGate(tmp_path / "maintenance")
     gate.shut(3)
     monkeypatch.setattr(os, "open", full)  # what a window is for may fill the disk
     first = gate.path.stat().st_mtime
@@ -83,7 +83,7 @@ def test_a_maintenance_window_is_prolonged_while_its_process_lives(
 
 def test_a_maintenance_window_that_somebody_removed_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hold, "BEAT", 0.02)
-    gate = Maintenance(tmp_path / "maintenance")
+    gate = RenewedGate(tmp_path / "maintenance")
     gate.shut(3)
     gate.path.unlink()
     time.sleep(0.1)

@@ -15,14 +15,16 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from ansible_collections.hostwright.django.plugins.module_utils.host import files
 from ansible_collections.hostwright.django.plugins.module_utils.host.process import Answer
-from ansible_collections.hostwright.django.plugins.module_utils.release.backups import Protected, Shelf, check
+from ansible_collections.hostwright.django.plugins.module_utils.release.backups import BackupDirectory, Protected, check
 from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
-from ansible_collections.hostwright.django.plugins.module_utils.release.restore import Restorer, Source, Wish
-from ansible_collections.hostwright.django.plugins.module_utils.release.rollback import Rollback
+from ansible_collections.hostwright.django.plugins.module_utils.release.outcome import Outcome
+from ansible_collections.hostwright.django.plugins.module_utils.release.restore import RestoreRequest, Source
+from ansible_collections.hostwright.django.plugins.module_utils.release.rollback import RollbackRequest
 from ansible_collections.hostwright.django.plugins.module_utils.release.secret_key import Fallback, SecretKey
 from ansible_collections.hostwright.django.plugins.module_utils.release.site import Site
-from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Outcome, Releaser
+from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Transaction
 from ansible_collections.hostwright.django.plugins.modules import restore as module
 
 from tests.unit.plugins.release.pretended_engine import App, Killed, PretendedEngine
@@ -46,7 +48,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def shelve(
+def write_backup(
     directory: Path,
     name: str = NOON,
     rows: tuple[str, ...] = ("old vote",),
@@ -84,27 +86,23 @@ class Host(World):
     """A host with one site and its backups."""
 
     @property
-    def shelf(self) -> Path:
+    def backups(self) -> Path:
         """Where the backups are: beside what ``picture`` looks at."""
         return self.site.root.parent / f"{self.site.root.name}-backups"
 
-    def restorer(self) -> Restorer:
-        """What restores."""
-        return Restorer(self.site, self.engine, self.engine.ask, {"by": "somebody"}, self.site.root.parent)
-
     def source(self, word: str = "latest") -> Source:
         """The backup that is meant."""
-        shelf = Shelf.of(self.shelf)
-        return Source(shelf.directory, shelf.choose(word))
+        backups = BackupDirectory.of(self.backups)
+        return Source(backups.directory, backups.choose(word))
 
-    def restore(self, word: str = "latest", **wish: Any) -> Outcome:
+    def restore(self, word: str = "latest", **request: Any) -> Outcome:
         """Restore a backup."""
-        return self.restorer().restore(self.source(word), Wish(**wish))
+        return self.releases().restore(self.source(word), RestoreRequest(**request))
 
-    def restore_fails(self, word: str = "latest", **wish: Any) -> ReleaseError:
+    def restore_fails(self, word: str = "latest", **request: Any) -> ReleaseError:
         """Restore a backup, which does not come about."""
         with pytest.raises(ReleaseError) as caught:
-            self.restore(word, **wish)
+            self.restore(word, **request)
         return caught.value
 
     def assert_restored(self, rows: list[str], version: str = "1.0") -> None:
@@ -136,27 +134,26 @@ def host(tmp_path: Path) -> Host:
 def test_a_restore_is_a_release_on_a_new_generation(host: Host) -> None:
     host.release("1.0")
     host.write_row("new vote")
-    shelve(host.shelf)
-    restorer = host.restorer()
-    outcome = restorer.restore(host.source(), Wish())
+    write_backup(host.backups)
+    outcome = host.releases().restore(host.source(), RestoreRequest())
     assert (outcome.action, outcome.release, outcome.migrations) == ("released", 2, ())
     assert outcome.previous
     host.assert_restored(["old vote"])
     record = host.site.current_record()
     assert record
     assert (record.generation, record.previous, record.restored) == (2, 1, NOON)
-    told = restorer.restored.result()
-    assert (told["backup"], told["rows_total"], told["live_database_missing"]) == (NOON, 1, False)
+    found = outcome.restored
+    assert (found["backup"], found["rows_total"], found["live_database_missing"]) == (NOON, 1, False)
     backup = host.source().backup
     assert backup
-    assert told["rpo_seconds"] == pytest.approx(time.time() - backup.moment, abs=5)
-    assert 0 <= told["rto_seconds"] < 10
+    assert found["rpo_seconds"] == pytest.approx(time.time() - backup.moment, abs=5)
+    assert 0 <= found["rto_seconds"] < 10
     assert json.loads((host.site.generation(1) / "db.sqlite3").read_text())["rows"] == ["new vote"]
 
 
 def test_nothing_is_held_until_the_restored_release_serves(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.release("1.0", **MAILER)
-    shelve(host.shelf)
+    write_backup(host.backups)
     seen: list[tuple[str, bool, bool]] = []
     run = PretendedEngine.run
 
@@ -176,20 +173,20 @@ def test_nothing_is_held_until_the_restored_release_serves(host: Host, monkeypat
 def test_the_way_back_from_a_restore(host: Host) -> None:
     host.release("1.0", keep_releases=1)
     host.write_row("new vote")
-    shelve(host.shelf)
+    write_backup(host.backups)
     host.restore()
-    assert host.releaser().rollback(Rollback(schema="generation")).release == 3
+    assert host.releases().rollback(RollbackRequest(schema="generation")).release == 3
     host.assert_restored(["new vote"])
 
 
 def test_the_runtime_reads_the_backups_and_writes_nothing_there(host: Host) -> None:
     host.release("1.0")
-    shelve(host.shelf)
+    write_backup(host.backups)
     host.restore()
     call = next(call for call in host.engine.calls if "restore" in call)
     mounts = {word.split("dst=")[1]: word for word in call if word.startswith("type=")}
     assert {place for place in mounts if not place.endswith(",readonly")} == {"/site/data", "/site/run", "/site/media"}
-    assert mounts["/site/backups,readonly"].startswith(f"type=bind,src={host.shelf},")
+    assert mounts["/site/backups,readonly"].startswith(f"type=bind,src={host.backups},")
     assert set(mounts) >= {"/site/config,readonly"}
     assert call[call.index("--network") + 1] == "none"
     assert "--read-only" in call
@@ -197,7 +194,7 @@ def test_the_runtime_reads_the_backups_and_writes_nothing_there(host: Host) -> N
 
 def test_what_the_code_has_more_is_migrated_before_anything_is_held(host: Host) -> None:
     host.release("2.0")
-    shelve(host.shelf, migrations=MIGRATIONS[:1])
+    write_backup(host.backups, migrations=MIGRATIONS[:1])
     assert host.restore().migrations == (MIGRATIONS[1],)
     host.assert_restored(["old vote"], "2.0")
     assert host.content()["migrations"] == list(MIGRATIONS)
@@ -206,7 +203,7 @@ def test_what_the_code_has_more_is_migrated_before_anything_is_held(host: Host) 
 def test_a_migration_that_fails_leaves_the_live_release_alone(host: Host) -> None:
     host.offer("2.1", migrations=(*MIGRATIONS, "polls.0003_fine"))
     host.release("2.1")
-    shelve(host.shelf)
+    write_backup(host.backups)
     host.engine.images["polls:2.1"].migrations = (*MIGRATIONS, "polls.0003_sudden", "polls.0003_fine")
     before = host.picture()
     error = host.restore_fails()
@@ -228,12 +225,12 @@ def test_a_backup_that_is_newer_than_the_code_is_refused(host: Host, present: bo
     if deployed:
         host.release("1.0")
         host.release("2.0")
-        host.releaser().rollback(Rollback(schema="reverse"))
+        host.releases().rollback(RollbackRequest(schema="reverse"))
     else:
         host.release("1.0")
     if not present:
         del host.engine.images["polls:2.0"]
-    shelve(host.shelf, migrations=MIGRATIONS, version="2.0")
+    write_backup(host.backups, migrations=MIGRATIONS, version="2.0")
     before = host.picture()
     error = host.restore_fails()
     assert "polls.0002_more" in str(error)
@@ -245,15 +242,15 @@ def test_a_backup_that_is_newer_than_the_code_is_refused(host: Host, present: bo
 def test_a_backup_of_the_live_code_is_restored_whatever_its_database_has_applied(host: Host) -> None:
     # An application that was removed, migrations that were squashed: Django keeps their lines, and the site runs.
     host.release("1.0")
-    shelve(host.shelf, rows=("kept",), migrations=(*MIGRATIONS[:1], "gone.0001_initial"))
+    write_backup(host.backups, rows=("kept",), migrations=(*MIGRATIONS[:1], "gone.0001_initial"))
     assert [text for text in host.restore().warnings if "gone.0001_initial" in text]
     host.assert_restored(["kept"])
 
 
 def test_a_damaged_archive_is_found_before_anything_is_touched(host: Host) -> None:
     host.release("1.0")
-    name = shelve(host.shelf)
-    with (host.shelf / f"{name}.sqlite3.zst").open("r+b") as file:
+    name = write_backup(host.backups)
+    with (host.backups / f"{name}.sqlite3.zst").open("r+b") as file:
         file.seek(3)
         file.write(b"X")
     before = host.picture()
@@ -265,7 +262,7 @@ def test_a_damaged_archive_is_found_before_anything_is_touched(host: Host) -> No
 
 def test_a_restore_without_enough_memory_is_told(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.release("1.0")
-    shelve(host.shelf)
+    write_backup(host.backups)
     before = host.picture()
     run = PretendedEngine._do_run
     monkeypatch.setattr(
@@ -278,7 +275,7 @@ def test_a_restore_without_enough_memory_is_told(host: Host, monkeypatch: pytest
 
 def test_a_disk_without_room_is_told_with_numbers(host: Host) -> None:
     host.release("1.0")
-    shelve(host.shelf, database={"bytes": 10**18})
+    write_backup(host.backups, database={"bytes": 10**18})
     before = host.picture()
     assert f"the database of {NOON} needs 1100000000000 MB" in str(host.restore_fails())
     assert host.picture() == before
@@ -288,62 +285,60 @@ def test_missing_uploads_are_put_back_and_others_stay(host: Host) -> None:
     host.release("1.0")
     (host.site.media / "mine.txt").write_text("newer")
     (host.site.media / "other.txt").write_text("other")
-    name = shelve(host.shelf)
-    (host.shelf / f"{name}.media").mkdir()
+    name = write_backup(host.backups)
+    (host.backups / f"{name}.media").mkdir()
     for file, text in (("mine.txt", "older"), ("gone.txt", "gone")):
-        (host.shelf / f"{name}.media" / file).write_text(text)
-    restorer = host.restorer()
+        (host.backups / f"{name}.media" / file).write_text(text)
     backup = host.source().backup
     assert backup
     assert backup.missing_media_bytes(host.site.media) == 4
-    restorer.restore(host.source(), Wish())
-    assert restorer.restored.result()["media_restored"] == 1
+    outcome = host.releases().restore(host.source(), RestoreRequest())
+    assert outcome.restored["media_restored"] == 1
     found = {path.name: path.read_text() for path in host.site.media.iterdir()}
     assert found == {"mine.txt": "newer", "other.txt": "other", "gone.txt": "gone"}
 
 
 def test_a_restore_that_fails_when_uploads_are_back_says_so(host: Host) -> None:
     host.release("1.0")
-    name = shelve(host.shelf, migrations=MIGRATIONS, version="2.0")
-    (host.shelf / f"{name}.media").mkdir()
-    (host.shelf / f"{name}.media" / "gone.txt").write_text("gone")
+    name = write_backup(host.backups, migrations=MIGRATIONS, version="2.0")
+    (host.backups / f"{name}.media").mkdir()
+    (host.backups / f"{name}.media" / "gone.txt").write_text("gone")
     assert "The database was not changed; missing uploads are back: 1" in str(host.restore_fails())
     assert (host.site.media / "gone.txt").exists()
     (host.site.media / "gone.txt").unlink()
-    with (host.shelf / f"{name}.sqlite3.zst").open("r+b") as file:
+    with (host.backups / f"{name}.sqlite3.zst").open("r+b") as file:
         file.write(b"X")
     assert "The database was not changed; some missing uploads may be back" in str(host.restore_fails())
 
 
 def test_an_import_is_a_restore_of_a_file(host: Host) -> None:
     host.release("2.0")
-    host.shelf.mkdir()
-    (host.shelf / "mine.sqlite3").write_text(json.dumps({"migrations": [MIGRATIONS[0]], "rows": ["a", "b"]}))
-    restorer = host.restorer()
-    outcome = restorer.restore(Source(host.shelf, file="mine.sqlite3"), Wish())
+    host.backups.mkdir()
+    (host.backups / "mine.sqlite3").write_text(json.dumps({"migrations": [MIGRATIONS[0]], "rows": ["a", "b"]}))
+    outcome = host.releases().restore(Source(host.backups, file="mine.sqlite3"), RestoreRequest())
     assert outcome.migrations == (MIGRATIONS[1],)
     host.assert_restored(["a", "b"], "2.0")
-    told = restorer.restored.result()
-    assert (told["backup"], told["rows_total"], told["rpo_seconds"]) == ("mine.sqlite3", 2, None)
+    found = outcome.restored
+    assert (found["backup"], found["rows_total"], found["rpo_seconds"]) == ("mine.sqlite3", 2, None)
     assert host.site.audited()[-1]["what"] == "import"
-    (host.shelf / "mine.sqlite3").write_text(json.dumps({"migrations": ["polls.0009_other"], "rows": []}))
+    (host.backups / "mine.sqlite3").write_text(json.dumps({"migrations": ["polls.0009_other"], "rows": []}))
     with pytest.raises(ReleaseError, match=r"polls\.0009_other\. Deploy the version that has them"):
-        restorer.restore(Source(host.shelf, file="mine.sqlite3"), Wish())
+        host.releases().restore(Source(host.backups, file="mine.sqlite3"), RestoreRequest())
 
 
 def test_an_import_of_what_is_no_database_of_django_is_refused(host: Host) -> None:
     host.release("1.0")
-    host.shelf.mkdir()
-    (host.shelf / "mine.sqlite3").write_text(json.dumps({"migrations": [], "rows": ["a cookie"]}))
+    host.backups.mkdir()
+    (host.backups / "mine.sqlite3").write_text(json.dumps({"migrations": [], "rows": ["a cookie"]}))
     before = host.picture()
     with pytest.raises(ReleaseError, match=r"mine\.sqlite3 has none of Django's migrations.*Nothing was changed"):
-        host.restorer().restore(Source(host.shelf, file="mine.sqlite3"), Wish())
+        host.releases().restore(Source(host.backups, file="mine.sqlite3"), RestoreRequest())
     assert host.picture() == before
 
 
 def test_data_that_were_removed_while_the_site_serves_come_back(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.release("1.0", **MAILER)
-    shelve(host.shelf)
+    write_backup(host.backups)
     shutil.rmtree(host.site.data)
     closed: list[bool] = []
     create = PretendedEngine._do_create
@@ -354,10 +349,9 @@ def test_data_that_were_removed_while_the_site_serves_come_back(host: Host, monk
         return create(engine, words)
 
     monkeypatch.setattr(PretendedEngine, "_do_create", observed)
-    restorer = host.restorer()
-    restorer.restore(host.source(), Wish())
+    outcome = host.releases().restore(host.source(), RestoreRequest())
     assert closed == [True, True]
-    assert restorer.restored.result()["live_database_missing"]
+    assert outcome.restored["live_database_missing"]
     assert ["migrator", "guard"] not in [call[:2] for call in host.engine.calls]
     assert not host.site.maintenance.exists()
     record = host.site.current_record()
@@ -370,7 +364,7 @@ def test_a_damaged_live_database_does_not_keep_the_site_from_being_restored(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.release("1.0", **MAILER)
-    shelve(host.shelf)
+    write_backup(host.backups)
     monkeypatch.setattr(PretendedEngine, "_word_guard", lambda *_: {"error": "guard: file is not a database"})
     seen: list[tuple[bool, bool, bool]] = []
     commit = Site.commit
@@ -381,10 +375,9 @@ def test_a_damaged_live_database_does_not_keep_the_site_from_being_restored(
         commit(site, record, look)
 
     monkeypatch.setattr(Site, "commit", observed)
-    restorer = host.restorer()
-    restorer.restore(host.source(), Wish())
+    outcome = host.releases().restore(host.source(), RestoreRequest())
     assert seen == [(False, False, True)]
-    assert restorer.restored.result()["live_database_problem"] == "guard: file is not a database"
+    assert outcome.restored["live_database_problem"] == "guard: file is not a database"
     assert host.content()["rows"] == ["old vote"]
     assert not host.site.maintenance.exists()
 
@@ -393,7 +386,7 @@ def test_a_restore_over_a_damaged_database_that_fails_starts_again_what_ran(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.release("1.0", **MAILER)
-    shelve(host.shelf)
+    write_backup(host.backups)
     before = host.picture()
 
     def broken(*_: Any) -> None:
@@ -408,20 +401,20 @@ def test_a_restore_over_a_damaged_database_that_fails_starts_again_what_ran(
 
 def test_the_way_back_from_a_restore_needs_a_word(host: Host) -> None:
     host.release("1.0")
-    shelve(host.shelf)
+    write_backup(host.backups)
     host.restore()
     before = host.picture()
     with pytest.raises(ReleaseError, match=f"release 2 restored {NOON}, and release 1 had another database"):
-        host.releaser().rollback(Rollback())
+        host.releases().rollback(RollbackRequest())
     assert host.picture() == before
-    host.releaser().rollback(Rollback(schema="keep"))
+    host.releases().rollback(RollbackRequest(schema="keep"))
     host.assert_restored(["old vote"])
-    host.releaser().rollback(Rollback())  # release 3 is no restore
+    host.releases().rollback(RollbackRequest())  # release 3 is no restore
 
 
 def test_a_restore_of_lost_data_that_fails_starts_again_what_ran(host: Host) -> None:
     host.release("1.0")
-    shelve(host.shelf)
+    write_backup(host.backups)
     shutil.rmtree(host.site.data)
     host.engine.images["polls:1.0"].healthy = False
     assert "was not ready" in str(host.restore_fails())
@@ -432,7 +425,7 @@ def test_a_restore_of_lost_data_that_fails_starts_again_what_ran(host: Host) -> 
 
 def test_commands_after_a_restore(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.release("1.0", post_release=(("warm", "up"),))
-    shelve(host.shelf)
+    write_backup(host.backups)
     host.restore(post_restore=(("rebuild_index",),))
     done = [call[2:] for call in host.engine.calls if call[0] == "exec"]
     assert done == [["python3", "manage.py", *words] for words in (["warm", "up"], ["warm", "up"], ["rebuild_index"])]
@@ -447,7 +440,7 @@ def test_commands_after_a_restore(host: Host, monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_restore_and_every_failed_one_is_a_line_of_the_audit_log(host: Host) -> None:
     host.release("1.0")
-    shelve(host.shelf)
+    write_backup(host.backups)
     host.engine.images["polls:1.0"].healthy = False
     host.restore_fails()
     host.engine.images["polls:1.0"].healthy = True
@@ -465,7 +458,7 @@ def test_every_restore_and_every_failed_one_is_a_line_of_the_audit_log(host: Hos
 
 def test_a_restore_beside_another_release_is_refused(host: Host) -> None:
     host.release("1.0")
-    shelve(host.shelf)
+    write_backup(host.backups)
     calls = len(host.engine.calls)
     with host.site.lock():
         assert "another release of polls is running" in str(host.restore_fails())
@@ -473,13 +466,13 @@ def test_a_restore_beside_another_release_is_refused(host: Host) -> None:
 
 
 def test_a_site_that_is_not_there_is_not_restored(host: Host) -> None:
-    shelve(host.shelf)
+    write_backup(host.backups)
     assert "has no live release on this host: deploy it first" in str(host.restore_fails())
 
 
 def test_a_runtime_that_cannot_restore_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.release("1.0")
-    shelve(host.shelf)
+    write_backup(host.backups)
     monkeypatch.setattr(PretendedEngine, "_restore", lambda *_: Answer(0, ""))
     assert "build the image anew" in str(host.restore_fails())
 
@@ -488,24 +481,23 @@ def test_a_runtime_that_cannot_restore_is_refused(host: Host, monkeypatch: pytes
 
 
 def test_a_site_is_rebuilt_on_a_bare_host(host: Host) -> None:
-    shelve(host.shelf)
-    restorer = host.restorer()
-    outcome = restorer.rebuild(host.spec("2.0"), host.source())
+    write_backup(host.backups)
+    outcome = host.releases().rebuild(host.spec("2.0"), host.source())
     assert (outcome.release, outcome.previous, outcome.migrations) == (1, None, (MIGRATIONS[1],))
     host.assert_restored(["old vote"], "2.0")
     assert host.site.secret_key() == OLD_KEY
     assert host.release("2.0").action == "none"
     with pytest.raises(ReleaseError, match="is on this host already"):
-        restorer.rebuild(host.spec("2.0"), host.source())
+        host.releases().rebuild(host.spec("2.0"), host.source())
 
 
 @pytest.mark.parametrize("part", ["sqlite3.zst", "config.tar"])
 def test_a_damaged_backup_rebuilds_nothing(host: Host, part: str) -> None:
-    name = shelve(host.shelf)
-    path = host.shelf / f"{name}.{part}"
+    name = write_backup(host.backups)
+    path = host.backups / f"{name}.{part}"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ReleaseError, match="is not what was written"):
-        host.restorer().rebuild(host.spec("1.0"), host.source())
+        host.releases().rebuild(host.spec("1.0"), host.source())
     assert host.picture() == {}
     assert not host.engine.calls or host.engine.calls[-1][0] != "run"
 
@@ -531,63 +523,63 @@ def test_a_damaged_backup_rebuilds_nothing(host: Host, part: str) -> None:
 )
 def test_a_backup_is_chosen_by_id_or_time(tmp_path: Path, word: str, found: str | None) -> None:
     for name in ("20261123T120000Z-r2", "20261122T120000Z-r1"):
-        shelve(tmp_path, name)
-    shelf = Shelf.of(tmp_path)
+        write_backup(tmp_path, name)
+    backups = BackupDirectory.of(tmp_path)
     if found:
-        assert shelf.choose(word).id == found
+        assert backups.choose(word).id == found
     else:
         with pytest.raises(ReleaseError, match=r"no backup in .* as old as|is no backup in|as old as"):
-            shelf.choose(word)
+            backups.choose(word)
 
 
 def test_a_backup_without_its_seal_is_none(tmp_path: Path) -> None:
-    name = shelve(tmp_path)
+    name = write_backup(tmp_path)
     (tmp_path / f"{name}.json.sha256").unlink()
     with pytest.raises(ReleaseError, match="holds no backup"):
-        Shelf.of(tmp_path).choose("latest")
+        BackupDirectory.of(tmp_path).choose("latest")
 
 
 def test_a_backup_of_another_site_is_refused(host: Host) -> None:
-    given = {"file": None, "backup": "latest", "directory": str(host.shelf)}
-    shelve(host.shelf)
+    given = {"file": None, "backup": "latest", "directory": str(host.backups)}
+    write_backup(host.backups)
     found = module.source_of(host.site, given)
     assert found
     assert found.name == NOON
-    other = shelve(host.shelf, "20261123T130000Z-r1", site="notes")
+    other = write_backup(host.backups, "20261123T130000Z-r1", site="notes")
     with pytest.raises(ReleaseError, match=f"{other} is a backup of the site notes, not of polls"):
         module.source_of(host.site, given)
 
 
 def test_a_backup_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = shelve(tmp_path)
+    name = write_backup(tmp_path)
     refuse = PermissionError(13, "Permission denied", str(tmp_path / f"{name}.json"))
-    monkeypatch.setattr(Path, "open", Mock(side_effect=refuse))
+    monkeypatch.setattr(files, "read", Mock(side_effect=refuse))
     with pytest.raises(ReleaseError, match=rf"{name}\.json: may not be read by the user"):
-        Shelf.of(tmp_path)
+        BackupDirectory.of(tmp_path)
 
 
 def test_a_damaged_manifest_is_told_and_does_not_hide_the_others(tmp_path: Path) -> None:
-    older, newer = shelve(tmp_path, "20261122T120000Z-r1"), shelve(tmp_path)
+    older, newer = write_backup(tmp_path, "20261122T120000Z-r1"), write_backup(tmp_path)
     path = tmp_path / f"{newer}.json"
     path.write_text(path.read_text().replace('"rows_total": 1', '"rows_total": 2'))
-    shelf = Shelf.of(tmp_path)
-    assert shelf.choose(older).id == older
+    backups = BackupDirectory.of(tmp_path)
+    assert backups.choose(older).id == older
     for word in ("latest", newer):
         with pytest.raises(ReleaseError, match=f"{newer}.json is not what was written.*can be read: {older}"):
-            shelf.choose(word)
-    assert shelf.table()[-1] == f"{newer} damaged"
+            backups.choose(word)
+    assert backups.table()[-1] == f"{newer} damaged"
 
 
 @pytest.mark.parametrize("change", [{"format": 1}, {"id": "20261122T120000Z-r1"}, {"time": "soon"}, {"archive": None}])
 def test_a_manifest_that_says_something_else_is_told(tmp_path: Path, change: dict[str, Any]) -> None:
-    shelve(tmp_path, **change)
+    write_backup(tmp_path, **change)
     with pytest.raises(ReleaseError, match="is not what was written"):
-        Shelf.of(tmp_path).choose("latest")
+        BackupDirectory.of(tmp_path).choose("latest")
 
 
 @pytest.mark.parametrize("part", ["json", "sqlite3.zst", "config.tar"])
 def test_each_flipped_byte_is_found(tmp_path: Path, part: str) -> None:
-    backup = Shelf.of(tmp_path).choose(shelve(tmp_path)) if shelve(tmp_path) else None
+    backup = BackupDirectory.of(tmp_path).choose(write_backup(tmp_path)) if write_backup(tmp_path) else None
     assert backup
     check(backup)
     path = tmp_path / f"{backup.id}.{part}"
@@ -602,11 +594,11 @@ def test_each_flipped_byte_is_found(tmp_path: Path, part: str) -> None:
 
 
 def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
-    shelve(
+    write_backup(
         tmp_path, "20261123T120000Z-r1234", version="2026.11.1", rows_total=123456789, database={"bytes": 9999 * 10**8}
     )
-    shelve(tmp_path, "20261122T120000Z-r1")
-    lines = Shelf.of(tmp_path).table()
+    write_backup(tmp_path, "20261122T120000Z-r1")
+    lines = BackupDirectory.of(tmp_path).table()
     assert max(map(len, lines)) <= 80 - len("    - ") - 1
     assert lines[1].split() == [
         "20261123T120000Z-r1234",
@@ -622,15 +614,15 @@ def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
 
 
 def test_the_protected_part(tmp_path: Path) -> None:
-    backup = Shelf.of(tmp_path).choose(shelve(tmp_path)) if shelve(tmp_path) else None
+    backup = BackupDirectory.of(tmp_path).choose(write_backup(tmp_path)) if write_backup(tmp_path) else None
     assert backup
     assert Protected.of(backup) == Protected(OLD_KEY, ("TOKEN",))
 
 
 def test_the_protected_part_of_a_time_when_all_releases_shared_the_key(tmp_path: Path) -> None:
     members = {"secrets/1/TOKEN": "hunter-2\n", "secrets/secret_key": "the old key", "secrets/2/secret_key": "another"}
-    name = shelve(tmp_path, members=members)
-    backup = Shelf.of(tmp_path).choose(name)
+    name = write_backup(tmp_path, members=members)
+    backup = BackupDirectory.of(tmp_path).choose(name)
     assert Protected.of(backup) == Protected(SecretKey("the old key"), ("TOKEN",))
 
 
@@ -639,8 +631,8 @@ def test_the_protected_part_of_a_time_when_all_releases_shared_the_key(tmp_path:
     [{"secrets/1/TOKEN": "t\n"}, {"secrets/1/secret_key": " "}, {**MEMBERS, "secrets/1/secret_key_fallbacks": "{}{"}],
 )
 def test_a_backup_without_a_secret_key_gives_no_site(tmp_path: Path, members: dict[str, str]) -> None:
-    name = shelve(tmp_path, members=members)
-    backup = Shelf.of(tmp_path).choose(name)
+    name = write_backup(tmp_path, members=members)
+    backup = BackupDirectory.of(tmp_path).choose(name)
     with pytest.raises(ReleaseError, match="does not give the site's secret key"):
         Protected.of(backup)
 
@@ -667,7 +659,7 @@ def make(host: Host, tmp_path: Path, impatient: None) -> Callable[[], Host]:  # 
         world.engine.images = {name: dataclasses.replace(app) for name, app in host.engine.images.items()}
         world.release("2.0", **MAILER)
         world.write_row("new vote")
-        shelve(world.shelf)
+        write_backup(world.backups)
         world.engine.calls.clear()
         return world
 
@@ -715,16 +707,16 @@ def test_whatever_call_fails_the_old_release_is_whole_and_the_next_restore_gets_
 def test_wherever_the_caller_dies_current_is_whole_and_the_next_run_gets_there(
     make: Callable[[], Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undo = Releaser._undo
+    undo = Transaction.undo
     for number in range(number_of_calls(make)):
         world = make()
         live = world.site.current_record()
         rows = world.live_database.read_text()
         world.engine.fail_at, world.engine.fault = number, "kill"
-        monkeypatch.setattr(Releaser, "_undo", lambda *_: None)  # the dead undo nothing
+        monkeypatch.setattr(Transaction, "undo", lambda *_: None)  # the dead undo nothing
         with pytest.raises((Killed, ReleaseError)):
             world.restore()
-        monkeypatch.setattr(Releaser, "_undo", undo)
+        monkeypatch.setattr(Transaction, "undo", undo)
         now = world.site.current_record()
         assert now
         world.engine.fail_at = -1
@@ -744,9 +736,9 @@ def test_wherever_the_caller_dies_current_is_whole_and_the_next_run_gets_there(
 def test_wherever_a_rebuild_fails_the_host_stays_bare_and_the_next_one_gets_there(
     tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelve(tmp_path / "shelf")
-    shelf = Shelf.of(tmp_path / "shelf")
-    source = Source(shelf.directory, shelf.choose("latest"))
+    write_backup(tmp_path / "backups")
+    backups = BackupDirectory.of(tmp_path / "backups")
+    source = Source(backups.directory, backups.choose("latest"))
     number = failures = 0
     while True:
         site = Site("polls", tmp_path / f"bare{number}")
@@ -756,8 +748,8 @@ def test_wherever_a_rebuild_fails_the_host_stays_bare_and_the_next_one_gets_ther
         try:
             with monkeypatch.context() as dead:
                 if fault == "kill":
-                    dead.setattr(Releaser, "_undo", lambda *_: None)  # the dead undo nothing
-                world.restorer().rebuild(world.spec("1.0"), source)
+                    dead.setattr(Transaction, "undo", lambda *_: None)  # the dead undo nothing
+                world.releases().rebuild(world.spec("1.0"), source)
         except (ReleaseError, Killed):
             failures += 1
             if fault == "status" and not site.current.is_symlink():
@@ -771,7 +763,7 @@ def test_wherever_a_rebuild_fails_the_host_stays_bare_and_the_next_one_gets_ther
         if site.current.is_symlink():
             world.release("1.0")
         else:
-            world.restorer().rebuild(world.spec("1.0"), source)
+            world.releases().rebuild(world.spec("1.0"), source)
         world.assert_restored(["old vote"])
         number += 1
     assert failures >= 8

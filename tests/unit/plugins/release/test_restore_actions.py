@@ -14,7 +14,7 @@ from ansible_collections.hostwright.django.plugins.action import restore, restor
 from ansible_collections.hostwright.django.plugins.action.restore_plan import Said
 from ansible_collections.hostwright.django.plugins.module_utils.host import carrier
 
-from tests.unit.plugins.release.test_restore import NOON, shelve
+from tests.unit.plugins.release.test_restore import NOON, write_backup
 
 
 class Task:
@@ -139,8 +139,8 @@ def test_paths_are_taken_from_where_the_user_is(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_backup_of_the_control_node_is_lent_to_the_host(tmp_path: Path, temporary: Path) -> None:
-    shelve(tmp_path / "here", "20261122T120000Z-r1")
-    name = shelve(tmp_path / "here")
+    write_backup(tmp_path / "here", "20261122T120000Z-r1")
+    name = write_backup(tmp_path / "here")
     action = Restore({"site": "polls", "control_node": True, "directory": f"{tmp_path}/here", "backup": "latest"})
     assert action.run(task_vars={})["changed"]
     assert action.modules[0]["backup"] == name == NOON
@@ -159,7 +159,7 @@ def test_a_database_is_lent_with_what_lies_beside_it(tmp_path: Path, temporary: 
 
 
 def test_in_check_mode_nothing_reaches_the_host(tmp_path: Path) -> None:
-    shelve(tmp_path / "here")
+    write_backup(tmp_path / "here")
     given = {"site": "polls", "control_node": True, "directory": f"{tmp_path}/here"}
     action = Restore({**given, "backup": "latest"}, check=True)
     answer = action.run(task_vars={})
@@ -170,7 +170,7 @@ def test_in_check_mode_nothing_reaches_the_host(tmp_path: Path) -> None:
 
 
 def test_a_damaged_backup_of_the_control_node_is_refused(tmp_path: Path) -> None:
-    name = shelve(tmp_path / "here")
+    name = write_backup(tmp_path / "here")
     (tmp_path / "here" / f"{name}.sqlite3.zst").write_bytes(b"damaged")
     given = {"site": "polls", "control_node": True, "directory": f"{tmp_path}/here", "backup": "latest"}
     with pytest.raises(AnsibleActionFail, match=r"could not check the backup's files: .*Nothing was changed"):

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 from ansible_collections.hostwright.django.plugins.module_utils.release import containers, secret_key
 from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
-from ansible_collections.hostwright.django.plugins.module_utils.release.rollback import Rollback
+from ansible_collections.hostwright.django.plugins.module_utils.release.rollback import RollbackRequest
 from ansible_collections.hostwright.django.plugins.module_utils.release.secret_key import Fallback, SecretKey
-from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Releaser
+from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Transaction
 from ansible_collections.hostwright.django.plugins.modules import rotate
 
 from tests.unit.plugins.release.pretended_engine import Killed
@@ -38,7 +38,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 def test_a_rotation_is_a_release_with_a_new_key_that_knows_the_old_one(world: World) -> None:
     world.release("1.0")
     old = world.site.secret_key()
-    outcome = world.releaser().rotate(14 * DAY)
+    outcome = world.releases().rotate(14 * DAY)
     assert (outcome.action, outcome.release, outcome.held) == ("released", 2, 0)
     key = world.site.secret_key()
     assert key.value != old.value
@@ -58,11 +58,11 @@ def test_releases_after_a_rotation_keep_both_keys_until_the_time_is_over(
     world: World, clock: Callable[[int], None]
 ) -> None:
     world.release("1.0")
-    world.releaser().rotate(14 * DAY)
+    world.releases().rotate(14 * DAY)
     key = world.site.secret_key()
     world.release("2.0")
     assert world.site.secret_key() == key
-    world.releaser().rollback(Rollback(to=1, schema="reverse"))  # of a time when the old key signed
+    world.releases().rollback(RollbackRequest(to=1, schema="reverse"))  # of a time when the old key signed
     assert world.site.secret_key() == key
     world.assert_consistent(world.spec("1.0"))
     clock(14)
@@ -81,10 +81,10 @@ def test_no_older_key_lasts_longer_than_it_was_given_or_than_now_is_asked(
 ) -> None:
     world.release("1.0")
     one = world.site.secret_key().value
-    world.releaser().rotate(14 * DAY)
+    world.releases().rotate(14 * DAY)
     two = world.site.secret_key().value
     clock(4)
-    world.releaser().rotate(days * DAY)
+    world.releases().rotate(days * DAY)
     expected = {two: second, one: first}
     assert {fallback.key: fallback.until for fallback in world.site.secret_key().fallbacks} == {
         key: NOW + until * DAY for key, until in expected.items() if until is not None
@@ -98,25 +98,25 @@ def test_the_key_that_releases_shared_once_is_handed_on(world: World) -> None:
     assert world.release("1.0").action == "none"
     world.release("1.1")
     assert (world.site.secrets(2) / "secret_key").read_text() == shared.read_text()
-    world.releaser().rotate(DAY)
+    world.releases().rotate(DAY)
     assert world.site.secret_key().fallbacks == (Fallback(shared.read_text(), NOW + DAY),)
 
 
 def test_a_site_without_a_release_has_nothing_to_rotate(world: World) -> None:
     with pytest.raises(ReleaseError, match="no live release on this host: deploy it first"):
-        world.releaser().rotate(DAY)
+        world.releases().rotate(DAY)
     assert world.picture() == {}
 
 
 def test_days_are_seconds_and_never_less_than_none() -> None:
     assert (rotate.seconds_of(14), rotate.seconds_of(0)) == (14 * DAY, 0)
-    with pytest.raises(ReleaseError, match="-1 days will not do"):
+    with pytest.raises(ReleaseError, match="-1 is negative"):
         rotate.seconds_of(-1)
 
 
 def test_the_keys_show_nowhere(world: World) -> None:
     world.release("1.0")
-    world.releaser().rotate(DAY)
+    world.releases().rotate(DAY)
     found = world.site.secret_key()
     keys = (found.value, found.fallbacks[0].key)
     holding = {
@@ -133,7 +133,7 @@ def test_wherever_it_fails_the_site_has_the_key_of_the_release_that_serves(
     make: Callable[[], World], fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(containers, "REMOVAL_SECONDS", 0.0)
-    undo = Releaser._undo
+    undo = Transaction.undo
     kept = rotated = 0
     for number in range(1000):
         world = make()
@@ -143,15 +143,15 @@ def test_wherever_it_fails_the_site_has_the_key_of_the_release_that_serves(
         world.engine.calls.clear()
         world.engine.fail_at, world.engine.fault = number, fault
         if fault == "kill":
-            monkeypatch.setattr(Releaser, "_undo", lambda *_: None)  # the dead undo nothing
+            monkeypatch.setattr(Transaction, "undo", lambda *_: None)  # the dead undo nothing
         try:
-            world.releaser().rotate(DAY)
+            world.releases().rotate(DAY)
         except (ReleaseError, Killed):
             pass
         else:
             if len(world.engine.calls) <= number:
                 break
-        monkeypatch.setattr(Releaser, "_undo", undo)
+        monkeypatch.setattr(Transaction, "undo", undo)
         world.engine.fail_at = -1
         key, live = world.site.secret_key(), world.site.current_record()
         assert live

@@ -440,15 +440,15 @@ def test_remove_tree_does_not_mind_what_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_configuration_gets_what_the_numbers_decide() -> None:
-    given = {"server": {"workers": 2}, "scheme": "http"}
+    given = {"server": {"processes": 2}, "scheme": "http"}
     assert with_numbers(given, 7, 3) == {
-        "server": {"workers": 2, "socket": "/site/run/releases/7/app.sock"},
+        "server": {"processes": 2, "socket": "/site/run/releases/7/app.sock"},
         "scheme": "http",
         "database": "/site/data/databases/3/db.sqlite3",
         "secrets_directory": "/run/secrets",
         "secret_key_file": "/run/secrets/secret_key",
     }
-    assert given == {"server": {"workers": 2}, "scheme": "http"}
+    assert given == {"server": {"processes": 2}, "scheme": "http"}
 
 
 def test_nothing_of_another_site_is_a_site_s(tmp_path: Path) -> None:

@@ -17,19 +17,22 @@ from typing import Any
 
 import pytest
 from ansible_collections.hostwright.django.plugins.module_utils.host.process import Answer
-from ansible_collections.hostwright.django.plugins.module_utils.release import transaction
+from ansible_collections.hostwright.django.plugins.module_utils.release import old_release, ways
 from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
-from ansible_collections.hostwright.django.plugins.module_utils.release.hold import Gate, Maintenance
+from ansible_collections.hostwright.django.plugins.module_utils.release.hold import Gate, RenewedGate
 from ansible_collections.hostwright.django.plugins.module_utils.release.migrator import Migrator
+from ansible_collections.hostwright.django.plugins.module_utils.release.outcome import Outcome
 from ansible_collections.hostwright.django.plugins.module_utils.release.record import Record
-from ansible_collections.hostwright.django.plugins.module_utils.release.rollback import Rollback
+from ansible_collections.hostwright.django.plugins.module_utils.release.releases import Releases
+from ansible_collections.hostwright.django.plugins.module_utils.release.rollback import RollbackRequest
 from ansible_collections.hostwright.django.plugins.module_utils.release.site import Site
 from ansible_collections.hostwright.django.plugins.module_utils.release.spec import Job, Limits, Spec
-from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Outcome, Releaser
+from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Transaction
 from ansible_collections.hostwright.django.plugins.modules import release as module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support import role_app
 from tests.unit.plugins.release.pretended_engine import App, Container, Killed, PretendedEngine, PretendedMigrator
 
 pytestmark = pytest.mark.usefixtures("owners", "no_fsync")
@@ -38,7 +41,7 @@ CONFIGURATION = {
     "scheme": "http",
     "health_path": "/",
     "allowed_hosts": ["polls.example.org"],
-    "server": {"workers": 2, "threads": 2},
+    "server": {"processes": 2, "threads": 2},
 }
 SPEC = Spec(
     "polls:1.0",
@@ -73,11 +76,11 @@ class World:
 
     def release(self, version: str, **changes: Any) -> Outcome:
         """Deploy a version."""
-        return self.releaser().run(self.spec(version, **changes))
+        return self.releases().run(self.spec(version, **changes))
 
-    def releaser(self) -> Releaser:
+    def releases(self) -> Releases:
         """What makes the releases."""
-        return Releaser(self.site, self.engine, self.engine.ask, {"by": "somebody", "bytes": 7}, self.site.root.parent)
+        return Releases(self.site, self.engine, self.engine.ask, {"by": "somebody", "bytes": 7}, self.site.root.parent)
 
     def fails(self, version: str, **changes: Any) -> ReleaseError:
         """Deploy a version that does not come about."""
@@ -201,7 +204,7 @@ def test_a_live_release_without_its_container_gets_another(world: World) -> None
 
 
 def test_no_release_is_made_whose_secrets_a_reboot_would_lose(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transaction, "UNIT", world.site.root / "nowhere.service")
+    monkeypatch.setattr(f"{Transaction.__module__}.UNIT", world.site.root / "nowhere.service")
     assert "nowhere.service on this host, so a reboot would" in str(world.fails("1.0"))
     assert world.site.current_record() is None
 
@@ -399,7 +402,7 @@ def test_requests_do_not_wait_long_for_a_page_that_does_not_get_better(
     world.offer("2.4", migrations=("polls.0001_initial", "polls.0002_more"), healthy=False)
     world.release("1.0")
     before = world.picture()
-    monkeypatch.setattr(transaction, "ERROR_SECONDS", 0.3)
+    monkeypatch.setattr(ways, "ERROR_SECONDS", 0.3)
     start = time.monotonic()
     error = world.fails("2.4", health_timeout=60)
     assert error.step == "wait until the new release is ready"
@@ -418,7 +421,7 @@ def test_the_old_release_is_stopped_when_it_has_answered(world: World, monkeypat
         left.append(next(answers))
         return left[-1]
 
-    monkeypatch.setattr(transaction, "connections", count)
+    monkeypatch.setattr(old_release, "connections", count)
     stop = PretendedEngine._do_stop
 
     def observed(engine: PretendedEngine, words: list[str]) -> Answer:
@@ -607,7 +610,7 @@ def test_a_link_among_static_files_is_not_shared(world: World, victim: Path, mon
         ("limits", "1g", "has '1g' as 'limits'"),
     ],
 )
-def test_a_wish_that_no_release_has_recorded_is_not_followed(
+def test_a_spec_that_no_release_has_recorded_is_not_followed(
     world: World, part: str, value: object, named: str
 ) -> None:
     world.release("1.0")
@@ -617,7 +620,7 @@ def test_a_wish_that_no_release_has_recorded_is_not_followed(
     record["spec"][part] = value
     path.write_text(json.dumps(record))
     with pytest.raises(ReleaseError, match=f"{path} cannot be read: .*{named}.*Put back"):
-        world.releaser().rollback(Rollback())
+        world.releases().rollback(RollbackRequest())
     assert not (world.site.root.parent / "hostwright-polls-jobs").exists()
 
 
@@ -698,14 +701,14 @@ def test_a_rest_outlasts_all_that_it_is_for(world: World, monkeypatch: pytest.Mo
 def test_a_worker_that_goes_on_working_keeps_the_release_from_being_committed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ansible_collections.hostwright.django.plugins.module_utils.release.transaction.REST_ROOM", 0.1)
+    monkeypatch.setattr("ansible_collections.hostwright.django.plugins.module_utils.release.old_release.REST_ROOM", 0.1)
     world.release("1.0", stop_timeout=0, **MAILER)
     world.engine.restless = {"polls-1-mailer"}
     before = world.picture()
     # A word that a worker has left when it was killed is not believed.
     world.site.rested(1, "mailer").touch()
     error = world.fails("2.0", **MAILER)
-    assert error.step == "let the workers of the old release rest"
+    assert error.step == "pause the workers of the old release"
     assert "polls-1-mailer has not said within 0 s that it rests" in str(error)
     assert "docker stop polls-1-mailer" in str(error)
     assert ["migrator", "guard"] not in [call[:2] for call in world.engine.calls]
@@ -732,8 +735,8 @@ def test_workers_are_not_forgotten_when_the_caller_dies(
 
     with monkeypatch.context() as dead:
         dead.setattr(PretendedEngine, f"_word_{moment}", die)
-        dead.setattr(Releaser, "_undo", lambda *_: None)  # the dead undo nothing
-        dead.setattr(Maintenance, "_go_on", lambda *_: None)  # and renew nothing
+        dead.setattr(Transaction, "undo", lambda *_: None)  # the dead undo nothing
+        dead.setattr(RenewedGate, "_go_on", lambda *_: None)  # and renew nothing
         with pytest.raises(ReleaseError):
             world.release("2.0", **MAILER)
     assert world.engine.rested == ["polls-1-mailer"]
@@ -901,23 +904,23 @@ def test_a_directory_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     (tmp_path / "srv").write_text("a file")
     site = Site("polls", tmp_path / "srv")
     with pytest.raises(ReleaseError, match=f"File exists: {tmp_path}/srv"):
-        Releaser(site, PretendedEngine(site)).run(SPEC)
+        Releases(site, PretendedEngine(site)).run(SPEC)
 
 
 def test_a_rehearsal_changes_nothing_and_fails_as_the_release_would(world: World) -> None:
-    assert world.releaser().rehearse(world.spec("2.0")).migrations == ("polls.0001_initial", "polls.0002_more")
+    assert world.releases().rehearse(world.spec("2.0")).migrations == ("polls.0001_initial", "polls.0002_more")
     assert not world.site.generations()
     assert world.engine.containers == {}
     world.release("1.0")
     before = world.picture()
-    outcome = world.releaser().rehearse(world.spec("2.0"))
+    outcome = world.releases().rehearse(world.spec("2.0"))
     assert (outcome.action, outcome.migrations) == ("none", ("polls.0002_more",))
     assert outcome.rehearsed["hold_seconds"] == 0.7
-    assert world.releaser().rehearse(world.spec("1.0")).action == "none"
+    assert world.releases().rehearse(world.spec("1.0")).action == "none"
     with pytest.raises(ReleaseError, match="The migration failed"):
-        world.releaser().rehearse(world.spec("2.1"))
+        world.releases().rehearse(world.spec("2.1"))
     with pytest.raises(ReleaseError, match="push it first"):
-        world.releaser().rehearse(world.spec("9.9"))
+        world.releases().rehearse(world.spec("9.9"))
     assert world.picture() == before
 
 
@@ -928,25 +931,25 @@ def test_back_to_the_release_before(world: World) -> None:
     world.release("1.0", limits=Limits(memory="1g"), secrets={"TOKEN": "first"})
     world.release("1.1", secrets={"TOKEN": "second"})
     world.write_row("a vote")
-    outcome = world.releaser().rollback(Rollback())
+    outcome = world.releases().rollback(RollbackRequest())
     assert (outcome.action, outcome.release, outcome.held) == ("released", 3, 0)
     spec = world.spec("1.0", limits=Limits(memory="1g"), secrets={"TOKEN": "first"})
     world.assert_consistent(spec)
     assert (world.site.secrets(3) / "TOKEN").read_text() == "first\n"
     assert world.content()["rows"] == ["a vote"]
     assert world.release("1.0", limits=Limits(memory="1g"), secrets={"TOKEN": "first"}).action == "none"
-    assert world.releaser().rollback(Rollback()).release == 4
+    assert world.releases().rollback(RollbackRequest()).release == 4
     world.assert_consistent(world.spec("1.1", secrets={"TOKEN": "second"}))
 
 
 @pytest.mark.parametrize("to", [None, 1, 2, 9])
 def test_a_release_to_go_back_to_must_be_a_kept_one(world: World, to: int | None) -> None:
     with pytest.raises(ReleaseError, match="has no live release"):
-        world.releaser().rollback(Rollback(to))
+        world.releases().rollback(RollbackRequest(to))
     for version in ("1.0", "1.1"):
         world.release(version, keep_releases=1)
-    with pytest.raises(ReleaseError, match="kept: there are none"):
-        world.releaser().rollback(Rollback(to))
+    with pytest.raises(ReleaseError, match="Other kept releases: none"):
+        world.releases().rollback(RollbackRequest(to))
 
 
 def test_back_to_a_release_whose_secrets_were_in_its_configuration(world: World) -> None:
@@ -957,7 +960,7 @@ def test_back_to_a_release_whose_secrets_were_in_its_configuration(world: World)
     record["spec"]["configuration"]["secret_key_file"] = "/site/config/secrets/secret_key"
     del record["spec"]["egress"]
     path.write_text(json.dumps(record))
-    world.releaser().rollback(Rollback())
+    world.releases().rollback(RollbackRequest())
     assert world.engine.containers["polls-3"].value("--network") == ["hostwright-egress"]
     configured = json.loads(world.site.release_configuration(3).read_text())
     assert configured["secret_key_file"] == "/run/secrets/secret_key"
@@ -968,8 +971,8 @@ def test_a_rollback_whose_image_is_gone_is_refused(world: World) -> None:
     world.release("1.0")
     world.release("1.1")
     del world.engine.images["polls:1.0"]
-    with pytest.raises(ReleaseError, match=r"polls:1\.0 of release 1 is not on the host any more"):
-        world.releaser().rollback(Rollback())
+    with pytest.raises(ReleaseError, match=r"polls:1\.0 of release 1 is no longer on the host"):
+        world.releases().rollback(RollbackRequest())
 
 
 def test_a_rollback_over_migrations_needs_a_word(world: World) -> None:
@@ -979,8 +982,8 @@ def test_a_rollback_over_migrations_needs_a_word(world: World) -> None:
     world.write_row("after")
     before = world.picture()
     with pytest.raises(ReleaseError, match=r"polls\.0002_more; about 1 rows were written since") as caught:
-        world.releaser().rollback(Rollback())
-    assert caught.value.step == "choose what becomes of the schema"
+        world.releases().rollback(RollbackRequest())
+    assert caught.value.step == "choose the schema"
     assert world.picture() == before
 
 
@@ -1000,7 +1003,7 @@ def test_a_rollback_over_migrations(
     world.release("2.0")
     world.write_row("after")
     newer = world.live_database.read_text()
-    outcome = world.releaser().rollback(Rollback(schema=schema))
+    outcome = world.releases().rollback(RollbackRequest(schema=schema))
     world.assert_consistent(world.spec("1.0"))
     assert world.content() == {"migrations": migrations, "rows": rows}
     record = world.site.current_record()
@@ -1017,7 +1020,7 @@ def test_a_rollback_that_fails_leaves_the_live_release(world: World) -> None:
     before = world.picture()
     world.engine.images["polls:1.0"].healthy = False
     with pytest.raises(ReleaseError, match="was not ready"):
-        world.releaser().rollback(Rollback(schema="reverse"))
+        world.releases().rollback(RollbackRequest(schema="reverse"))
     assert world.picture() == before
 
 
@@ -1140,7 +1143,7 @@ def test_databases_whose_release_is_unknown_are_never_removed(world: World, lost
     before = database.read_text()
     containers = dict(world.engine.containers)
     error = world.fails("1.1")
-    assert "nothing was touched" in str(error)
+    assert "Nothing was changed" in str(error)
     assert (f"ln -s releases/1 {world.site.current}" if lost == "current" else "mv ") in str(error)
     assert database.read_text() == before
     assert world.engine.containers == containers
@@ -1225,17 +1228,17 @@ def test_wherever_the_caller_dies_current_is_whole_and_the_next_run_gets_there(
     make: Callable[[], World], case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, version = CASES[case]
-    undo = Releaser._undo
+    undo = Transaction.undo
     for number in range(number_of_calls(make, before, version)):
         world = make()
         prepared(world, before)
         live = world.site.current_record()
         rows = world.live_database.read_text() if before else ""
         world.engine.fail_at, world.engine.fault = number, "kill"
-        monkeypatch.setattr(Releaser, "_undo", lambda *_: None)  # the dead undo nothing
+        monkeypatch.setattr(Transaction, "undo", lambda *_: None)  # the dead undo nothing
         with pytest.raises((Killed, ReleaseError)):
             world.release(version, limits=Limits(pids=99) if case == "nothing" else Limits())
-        monkeypatch.setattr(Releaser, "_undo", undo)
+        monkeypatch.setattr(Transaction, "undo", undo)
         if live and world.site.current_record() == live:
             assert world.live_database.read_text() == rows
         # A release that fails next, before anything else, leaves the site serving.
@@ -1267,8 +1270,8 @@ def test_an_engine_that_goes_away_for_good_is_the_reason_and_the_next_run_gets_t
             assert left == files
         else:
             assert error.step == "retire the old release"
-        assert world.releaser().serving() in (
-            "What serves now cannot be told.",
+        assert world.releases().serving() in (
+            "What serves now is unknown.",
             "The site has no live release yet.",
         )
         world.engine.fail_at = -1
@@ -1328,10 +1331,10 @@ def test_after_any_history_a_successful_run_gives_a_consistent_state(
         world.engine.calls.clear()
         world.engine.fail_at, world.engine.fault = (-1, "") if fault == "none" else (call, fault)
         before = world.site.current_record()
-        undo = Releaser._undo
+        undo = Transaction.undo
         try:
             if fault == "kill":
-                Releaser._undo = lambda *_: None  # type: ignore[method-assign]
+                Transaction.undo = lambda *_: None  # type: ignore[method-assign]
             world.release(version, keep_releases=keep)
         except (ReleaseError, Killed):
             now = world.site.current_record()
@@ -1340,7 +1343,7 @@ def test_after_any_history_a_successful_run_gives_a_consistent_state(
             if fault == "none":
                 world.assert_consistent(world.spec(version, keep_releases=keep))
         finally:
-            Releaser._undo = undo  # type: ignore[method-assign]
+            Transaction.undo = undo  # type: ignore[method-assign]
         world.engine.fail_at = -1
         live = world.site.current_record()
         if live:
@@ -1434,13 +1437,20 @@ def test_the_digest_depends_on_the_key_and_not_on_the_order_of_names() -> None:
 
 
 def parameters(**changes: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        name: option.get("default") for name, option in module.ARGUMENTS.items() if "options" not in option
-    }
-    for name in ("sqlite", "limits"):
-        given[name] = {key: option["default"] for key, option in module.ARGUMENTS[name]["options"].items()}
-    required = {"site": "polls", "image": "polls:1.0", "source_digest": "d", "domains": ["example.org"]}
-    return {**given, "environment_variables": {}, "secrets": {}, **required, **changes}
+    required = {
+        "site": "polls", "image": "polls:1.0", "source_digest": "d", "image_digest": "d", "domains": ["example.org"],
+    }  # fmt: skip
+    return {**role_app.defaults(), **required, **changes}
+
+
+def test_what_the_role_passes_has_no_second_default() -> None:
+    passed = role_app.defaults()
+    assert len(passed) > 20
+    # A playbook that lists backups passes none, and the modules share the option.
+    assert {name for name in passed if "default" in module.ARGUMENTS[name]} == {"by"}
+    for name in ("sqlite", "limits"):  # users may set some of their keys alone
+        options = module.ARGUMENTS[name]["options"]
+        assert {key: option["default"] for key, option in options.items()} == passed[name]
 
 
 CHANGES = {
@@ -1496,11 +1506,11 @@ def test_commands_that_cannot_be_run_are_refused(option: str, value: Any, says: 
         module.spec_of(parameters(**{option: value}))
 
 
-def test_the_record_gives_the_wish_back() -> None:
-    wish = dataclasses.replace(SPEC, **CHANGED, **UNRELATED)
-    read = json.loads(json.dumps(wish.recorded()))
+def test_the_record_gives_the_spec_back() -> None:
+    spec = dataclasses.replace(SPEC, **CHANGED, **UNRELATED)
+    read = json.loads(json.dumps(spec.recorded()))
     assert "secrets" not in read
-    assert Spec.of_record(read, wish.secrets) == wish
+    assert Spec.of_record(read, spec.secrets) == spec
 
 
 def test_the_record_of_a_release_that_had_a_network_without_saying_so_gives_it_back() -> None:
@@ -1560,16 +1570,16 @@ def world_none(world: World) -> Outcome:
 
 
 def test_the_plan_predicts_the_run_and_changes_nothing(world: World) -> None:
-    releaser = world.releaser()
+    releases = world.releases()
 
     def predicted(version: str) -> bool:
         before = world.picture()
-        plan = releaser.plan(world.spec(version))
+        plan = releases.plan(world.spec(version))
         assert world.picture() == before
         done = world.release(version)
         return (plan.action, plan.release, plan.previous) == (done.action, done.release, done.previous)
 
-    assert releaser.plan(world.spec("1.0")) == Outcome("released", 1, None)
+    assert releases.plan(world.spec("1.0")) == Outcome("released", 1, None)
     assert not world.site.root.exists()
     assert predicted("1.0")
     assert predicted("1.0")
@@ -1579,32 +1589,32 @@ def test_the_plan_predicts_the_run_and_changes_nothing(world: World) -> None:
 
 
 def test_the_plan_names_pending_migrations_and_estimates_the_hold(world: World) -> None:
-    releaser = world.releaser()
-    assert releaser.plan(world.spec("1.0"), ["polls.0001_initial"]).migrations == ("polls.0001_initial",)
+    releases = world.releases()
+    assert releases.plan(world.spec("1.0"), ["polls.0001_initial"]).migrations == ("polls.0001_initial",)
     world.release("1.0")
     both = ["polls.0001_initial", "polls.0002_more"]
-    plan = releaser.plan(world.spec("2.0"), both)
+    plan = releases.plan(world.spec("2.0"), both)
     assert plan.migrations == ("polls.0002_more",)
     assert 0.5 < plan.held < 0.6
     shown = module.difference(module.described(world.site), plan, world.spec("2.0"), world.site)
     assert "migration: polls.0002_more (requests wait for about 0.5 s)" in shown["after"]
     world.site.audit(json.dumps({"hold_ms": 3210, "migrations": ["polls.0000"]}))
-    assert releaser.plan(world.spec("2.0"), both).held == 3.21
-    assert releaser.plan(world.spec("2.0")).migrations == ()
+    assert releases.plan(world.spec("2.0"), both).held == 3.21
+    assert releases.plan(world.spec("2.0")).migrations == ()
     world.engine.containers["polls-1"].running = False
-    plan = releaser.plan(world.spec("2.0"), both)
+    plan = releases.plan(world.spec("2.0"), both)
     assert plan.migrations == ()
-    assert "does not tell which migrations it has applied: it does not run" in plan.warnings[0]
+    assert "cannot say which migrations it has applied: it does not run" in plan.warnings[0]
 
 
 def test_the_message_says_what_serves(world: World) -> None:
-    assert world.releaser().serving() == "The site has no live release yet."
+    assert world.releases().serving() == "The site has no live release yet."
     world.release("1.0")
-    assert world.releaser().serving() == "Release 1 (polls:1.0) serves on."
+    assert world.releases().serving() == "Release 1 (polls:1.0) still serves."
     world.engine.containers["polls-1"].running = False
-    assert "polls-1 does not run" in world.releaser().serving()
+    assert "polls-1 is down" in world.releases().serving()
     (world.site.current / "release.json").write_text("{")
-    assert world.releaser().serving() == "What serves now cannot be told."
+    assert world.releases().serving() == "What serves now is unknown."
 
 
 def test_somebody_elses_container_under_our_name_stays(world: World) -> None:
