@@ -76,7 +76,7 @@ class Runtime:
                     "media_root": str(root / "media"),
                     "sqlite": SQLITE,
                     "server": {
-                        "workers": 1, "threads": 2, "backlog": 256, "stop_timeout": 10,
+                        "processes": 1, "threads": 2, "backlog": 256, "stop_timeout": 10,
                         "socket": str(self.record.with_name("app.sock")),
                     },
                     "health_path": "/",

@@ -280,7 +280,7 @@ def make_release(tmp_path: Path, python: Path) -> Release:
         "static_url": None,
         "media_root": str(tmp_path / "media"),
         "sqlite": {"synchronous": "NORMAL", "busy_timeout": 4000, "mmap_size": 0, "journal_size_limit": 1048576},
-        "server": {"workers": 1, "threads": 2, "backlog": 256, "socket": str(made.socket), "stop_timeout": 10},
+        "server": {"processes": 1, "threads": 2, "backlog": 256, "socket": str(made.socket), "stop_timeout": 10},
         "health_path": "/",
         "environment_variables": {"COLOUR": "blue"},
     }

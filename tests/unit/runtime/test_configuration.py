@@ -25,7 +25,12 @@ def test_a_configuration_gets_its_types_and_defaults() -> None:
     assert found.require_database() == Path("/site/data/databases/3/db.sqlite3")
     assert found.require_socket() == Path("/site/run/releases/7/app.sock")
     assert found.allowed_hosts == ("example.org",)
-    assert (found.sqlite.synchronous, found.sqlite.busy_timeout, found.server.workers) == ("NORMAL", 5000, 2)
+    assert (found.sqlite.synchronous, found.sqlite.busy_timeout, found.server.processes) == ("NORMAL", 5000, 2)
+
+
+@pytest.mark.parametrize(("server", "processes"), [({"workers": 3}, 3), ({"workers": 3, "processes": 2}, 2)])
+def test_a_configuration_of_a_time_when_processes_were_called_workers(server: dict[str, int], processes: int) -> None:
+    assert configuration.parse({**GOOD, "server": server}, "7.json").server.processes == processes
 
 
 def test_development_needs_nothing_else_and_has_debug_on() -> None:
@@ -47,6 +52,7 @@ def test_development_needs_nothing_else_and_has_debug_on() -> None:
         ({"allowed_hosts": "example.org"}, '"allowed_hosts" must be a list of texts'),
         ({"debug": "false"}, '"debug" must be true or false'),
         ({"scheme": "ftp"}, '"scheme" must be one of http, https'),
+        ({"server": {"processes": "2"}}, '"server.processes" must be a whole number, at least 1'),
         ({"server": {"workers": "2"}}, '"server.workers" must be a whole number, at least 1'),
         ({"server": {"threads": True}}, '"server.threads" must be a whole number'),
         ({"server": {"backlog": 1}}, '"server.backlog" must be a whole number, at least 128'),

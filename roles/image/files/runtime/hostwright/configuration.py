@@ -34,14 +34,14 @@ class Sqlite:
 
 @dataclass(frozen=True)
 class Server:
-    """How the WSGI server runs; ``threads`` is the number of requests that one worker handles at a time."""
+    """How the WSGI server runs; ``threads`` is the number of requests that one process handles at a time."""
 
     socket: Path | None = None
-    workers: int = 2
+    processes: int = 2
     threads: int = 2
     backlog: int = 4096
     stop_timeout: int = 30
-    """Seconds after which a worker that still answers a request is killed."""
+    """Seconds after which a process that still answers a request is killed."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,8 @@ def parse(data: object, where: str) -> Configuration:
         ),
         server=Server(
             socket=server.path("socket"),
-            workers=server.integer("workers", Server.workers, 1),
+            # Older configurations call them workers.
+            processes=server.integer("processes", server.integer("workers", Server.processes, 1), 1),
             threads=server.integer("threads", Server.threads, 1),
             backlog=server.integer("backlog", Server.backlog, 128),
             stop_timeout=server.integer("stop_timeout", Server.stop_timeout, 1),

@@ -80,7 +80,7 @@ def _environment(scratch: Path, database: Path) -> dict[str, str]:
     socket.parent.mkdir(parents=True)
     (scratch / "run" / "current").symlink_to(Path("releases") / number)
     data["database"] = str(database)
-    data["server"] = {**(data.get("server") or {}), "socket": str(socket), "workers": 1}
+    data["server"] = {**(data.get("server") or {}), "socket": str(socket), "processes": 1}
     path = scratch / "config" / f"{number}.json"
     path.parent.mkdir()
     path.write_text(json.dumps(data), encoding="utf-8")

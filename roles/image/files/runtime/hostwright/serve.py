@@ -59,7 +59,7 @@ def work(words: Sequence[str]) -> NoReturn:
 def command(release: Configuration) -> list[str]:
     """Build the command line of Granian.
 
-    SIGTERM ends it gracefully: it accepts nothing new, and a worker ends after its last request, or is killed
+    SIGTERM ends it gracefully: it accepts nothing new, and a process ends after its last request, or is killed
     after ``stop_timeout``. Nginx keeps the access log.
 
     -P keeps the project's packages from being taken for the server's. The application is named by its file, since by
@@ -75,7 +75,7 @@ def command(release: Configuration) -> list[str]:
         "--no-ws",
         "--uds", str(release.require_socket()),
         "--uds-permissions", "0660",
-        "--workers", str(server.workers),
+        "--workers", str(server.processes),
         "--blocking-threads", str(server.threads),
         "--backlog", str(server.backlog),
         "--workers-kill-timeout", str(server.stop_timeout),
