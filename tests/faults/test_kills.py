@@ -16,38 +16,40 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from ansible_collections.hostwright.django.plugins.module_utils.release.steps import Step
 
 from tests.faults.site import BUSY, NAME, PATIENCE, ROOT, Site, Traffic, kill_group, wait_until
 from tests.support.ledger import CHANGES
 
-# The release's steps, and about how long each takes at least, seconds: the moment within a step is random.
-STEPS = {
-    "tidy up after an unfinished release": 0.02,
-    "prepare the release": 0.15,
-    "look at the project and its migrations": 0.5,
-    "rehearse the migrations on a copy of the database": 0.3,
-    "start the new release": 0.5,
-    "wait until the new release has loaded": 0.4,
-    "let the workers of the old release rest": 0.3,
-    "hold requests": 0.001,
-    "drain the old release": 0.005,
-    "guard the old database": 0.01,
-    "copy the database into a new generation": 0.03,
-    "migrate the new database generation": 0.1,
-    "wait until the new release is ready": 0.03,
-    "commit": 0.01,
-    "renamed": 0.02,
-    "retire the old release": 0.5,
+RENAMED = "renamed"  # a moment, not a step: `current` names the new release
+# The steps of a release that migrates, with the seconds that each takes at least, about: the moment in it is random.
+STEPS: dict[str, float] = {
+    Step.SWEEP: 0.02,
+    Step.PREPARE: 0.15,
+    Step.LOAD: 0.5,
+    Step.REHEARSE: 0.3,
+    Step.START: 0.5,
+    Step.WAIT_LOADED: 0.4,
+    Step.REST: 0.3,
+    Step.HOLD: 0.001,
+    Step.DRAIN: 0.005,
+    Step.GUARD: 0.01,
+    Step.COPY: 0.03,
+    Step.MIGRATE: 0.1,
+    Step.WAIT_READY: 0.03,
+    Step.COMMIT: 0.01,
+    RENAMED: 0.02,
+    Step.RETIRE: 0.5,
 }
 WAYS = ("ansible", "module", "engine", "host", "restart")
 # Moments that nobody should leave to chance.
 WORST = (
-    ("module", "renamed"),
-    ("host", "renamed"),
-    ("host", "copy the database into a new generation"),
-    ("engine", "migrate the new database generation"),
-    ("module", "copy the database into a new generation"),
-    ("restart", "wait until the new release has loaded"),
+    ("module", RENAMED),
+    ("host", RENAMED),
+    ("host", Step.COPY),
+    ("engine", Step.MIGRATE),
+    ("module", Step.COPY),
+    ("restart", Step.WAIT_LOADED),
 )
 MOMENTS = 5  # in each step, of each way
 HOLD = 12.0  # seconds that requests may wait for a release that has died, and some for the answer
@@ -158,7 +160,7 @@ def test_a_kill(site: Site, traffic: Traffic, kill: Kill) -> None:
     wait_until("the site serves", lambda: traffic.answered(since) > 0, OUTAGE[kill.way] or HOLD)
     served, live = traffic.answered(since), site.record
     print(f"killed in '{where}', release {old['release']} -> {live['release']}, served after {served - killed:.1f} s")
-    if kill.way == "module" and kill.step == "renamed":
+    if kill.way == "module" and kill.step == RENAMED:
         assert live["release"] != old["release"]
         states = site.containers()
         print(f"the old release is {states[old['container']]}, its guard {states.get(f'{NAME}-release')}")

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
+from ansible_collections.hostwright.django.plugins.module_utils.release.steps import Step
 
 from tests.faults.site import PATIENCE, ROOT, Site, Traffic, wait_until
 
 UPDATE = 'migrations.RunSQL("UPDATE entries_entry SET size = 4711")'
 WRONG = 'migrations.RunSQL("SELECT no_such_column FROM entries_entry")'
 LATER = 'import os\nif "HOSTWRIGHT_BUILD" not in os.environ:\n    '  # what the build of the image does not see
-REHEARSAL = "rehearse the migrations on a copy of the database"
+REHEARSAL = Step.REHEARSE.value
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ CASES = [
     ),
     Case(
         "the new schema is there, and the page that is looked at answers 500",
-        ("wait until the new release is ready", "GET / answered 500"),
+        (Step.WAIT_READY.value, "GET / answered 500"),
         {"config/urls.py": 'urlpatterns[0] = path("", lambda request: 1 / 0)'},
         (UPDATE,),
         variables={"app_hold_seconds": 6},
@@ -178,7 +179,7 @@ def test_a_disk_that_is_full_when_the_database_is_copied(site: Site, small: Site
     before, state = small.look(), small.state()
     filler = subprocess.Popen(
         ["docker", "exec", site.container, "python3", "-c", FILL, f"{ROOT}/config/small/progress",
-         "start the new release", f"{ROOT}/data/small/filler"],
+         str(Step.START), f"{ROOT}/data/small/filler"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert filler.stdout
@@ -186,7 +187,7 @@ def test_a_disk_that_is_full_when_the_database_is_copied(site: Site, small: Site
     run = small.module(image=newer)
     assert filler.communicate(timeout=PATIENCE)[0] == "full\n"
     assert run.status != 0
-    assert "could not copy the database into a new generation" in run.said
+    assert f"could not {Step.COPY}" in run.said
     assert "disk is full" in run.said
     site.on_host("rm", f"{ROOT}/data/small/filler")
     assert small.state() == state

@@ -11,13 +11,14 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.hostwright.django.plugins.module_utils.host.process import Answer
-from ansible_collections.hostwright.django.plugins.module_utils.release import old_release, ways
+from ansible_collections.hostwright.django.plugins.module_utils.release import old_release, readiness, ways
 from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.hostwright.django.plugins.module_utils.release.hold import Gate, RenewedGate
 from ansible_collections.hostwright.django.plugins.module_utils.release.migrator import Migrator
@@ -27,11 +28,13 @@ from ansible_collections.hostwright.django.plugins.module_utils.release.releases
 from ansible_collections.hostwright.django.plugins.module_utils.release.rollback import RollbackRequest
 from ansible_collections.hostwright.django.plugins.module_utils.release.site import Site
 from ansible_collections.hostwright.django.plugins.module_utils.release.spec import Job, Limits, Spec
+from ansible_collections.hostwright.django.plugins.module_utils.release.steps import Step
 from ansible_collections.hostwright.django.plugins.module_utils.release.transaction import Transaction
 from ansible_collections.hostwright.django.plugins.modules import release as module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.faults import test_kills
 from tests.support import role_app
 from tests.unit.plugins.release.pretended_engine import App, Container, Killed, PretendedEngine, PretendedMigrator
 
@@ -265,6 +268,22 @@ def test_pending_migrations_make_a_new_generation(world: World) -> None:
     order = ["migrator rehearse", "create", "start", "migrator guard", "migrator copy", "migrator migrate"]
     order += ["migrator check", "stop", "migrator release"]
     assert [word for word in done if word in order] == order
+
+
+def test_kills_are_tried_in_each_step_of_a_release_that_migrates(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.release("1.0")
+    steps: list[str] = []
+    write = Path.write_text
+
+    def observed(path: Path, text: str) -> int:
+        if path == world.site.progress:
+            steps.append(text.strip())
+        return write(path, text)
+
+    monkeypatch.setattr(Path, "write_text", observed)
+    world.release("2.0")
+    assert steps == [step for step in test_kills.STEPS if step != test_kills.RENAMED]
+    assert all(f"could not {step}" == f"could not {step.value}" for step in Step)
 
 
 def test_requests_wait_from_the_guard_to_the_commit_and_no_longer(
@@ -965,6 +984,28 @@ def test_back_to_a_release_whose_secrets_were_in_its_configuration(world: World)
     configured = json.loads(world.site.release_configuration(3).read_text())
     assert configured["secret_key_file"] == "/run/secrets/secret_key"
     assert (world.site.memory / "3" / "TOKEN").exists()
+
+
+def test_back_to_a_release_whose_configuration_calls_processes_workers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.release("1.0")
+    world.release("1.1")
+    path = world.site.release(1) / "release.json"
+    record = json.loads(path.read_text())
+    record["spec"]["configuration"]["server"] = {"workers": 3, "threads": 2}
+    path.write_text(json.dumps(record))
+    counts: list[int] = []
+
+    def pool(count: int) -> ThreadPoolExecutor:
+        counts.append(count)
+        return ThreadPoolExecutor(count)
+
+    monkeypatch.setattr(readiness, "ThreadPoolExecutor", pool)
+    assert world.releases().rollback(RollbackRequest()).release == 3
+    assert counts == [3 * 3 * 2]
+    server = json.loads(world.site.release_configuration(3).read_text())["server"]
+    assert (server["workers"], "processes" in server) == (3, False)  # the older image reads the older name
 
 
 def test_a_rollback_whose_image_is_gone_is_refused(world: World) -> None:
