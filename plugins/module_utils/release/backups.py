@@ -172,7 +172,7 @@ class BackupDirectory:
         whole = {backup.id: backup for backup in self.whole}
         every = sorted({*whole, *self.damaged}, key=order)
         if not every:
-            raise ReleaseError(CHOOSE, f"{self.directory} holds no backup")
+            raise ReleaseError(CHOOSE, f"{self.directory} has no backup")
         chosen = every[-1] if word == LATEST else word
         if chosen in self.damaged:
             others = f". The newest that can be read: {self.whole[-1].id}" if whole else ""

@@ -45,7 +45,7 @@ class Housekeeping:
                 f"ln -s releases/{max(records)} {self._site.current}" if records else f"mv {databases} {databases}.old"
             )
             raise self._progress.error(
-                f"{databases} holds databases of earlier releases, but {self._site.current}, which names the live one, "
+                f"{databases} has databases of earlier releases, but {self._site.current}, which names the live one, "
                 "is gone. Nothing was changed. To continue with "
                 f"{'that release' if records else 'an empty database'}: {cure}"
             )

@@ -42,7 +42,7 @@ class Releases:
         audit: Mapping[str, Any] | None = None,
         cron: Path = Path("/etc/cron.d"),
     ) -> None:
-        """``audit`` is what the audit log says besides: who, and how many bytes were pushed."""
+        """``audit``: further fields of the audit log, such as who and how many bytes were pushed."""
         self.site = site
         self.engine = engine
         self.containers = Containers(site, engine)
@@ -165,6 +165,7 @@ class Releases:
     @contextmanager
     def _locked(self) -> Iterator[Record | None]:
         """Lock the site and clean up; the live release's record is given. Every failure becomes a ReleaseError."""
+        self.warnings = ()
         try:
             self.site.make_directories()
             with self.site.lock():

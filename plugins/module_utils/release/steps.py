@@ -51,10 +51,10 @@ class Step(str, Enum):  # noqa: UP042 (hosts with Python 3.10 have no StrEnum)
 
 
 class Progress:
-    """The step that is under way, for messages and for whoever reads the file that publishes it."""
+    """The step that is under way, for messages and for other processes, which read it in a file."""
 
     def __init__(self, path: Path) -> None:
-        """Args: path: file that publishes the current step."""
+        """``path``: file that publishes the current step."""
         self.step: str = Step.BEGIN.value
         self._path = path
 

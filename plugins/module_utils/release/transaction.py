@@ -82,7 +82,7 @@ class Draft:
 class Transaction:
     """A release from its preparation to its end.
 
-    ``current`` is the live release's record; ``audit_fields`` gives what the audit log says besides, such as who.
+    ``current`` is the live release's record; ``audit_fields`` gives further fields of the audit log.
     """
 
     site: Site
@@ -107,8 +107,8 @@ class Transaction:
         """Make the release; whatever fails before the commit is undone.
 
         Args:
-            get_ready: everything between the preparation and the commit: it has the new release serve through its
-                socket, and the old one write no more.
+            get_ready: everything between the preparation and the commit: afterwards the new release answers through
+                its socket, and the old one cannot write.
 
         Raises:
             ReleaseError, MigratorError, EngineError, OSError: the release was not made, or a command after it failed.

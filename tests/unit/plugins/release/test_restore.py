@@ -535,7 +535,7 @@ def test_a_backup_is_chosen_by_id_or_time(tmp_path: Path, word: str, found: str 
 def test_a_backup_without_its_seal_is_none(tmp_path: Path) -> None:
     name = write_backup(tmp_path)
     (tmp_path / f"{name}.json.sha256").unlink()
-    with pytest.raises(ReleaseError, match="holds no backup"):
+    with pytest.raises(ReleaseError, match="has no backup"):
         BackupDirectory.of(tmp_path).choose("latest")
 
 
