@@ -18,7 +18,9 @@ from typing import Any, cast
 
 import pytest
 import yaml
+from ansible_collections.hostwright.django.plugins.doc_fragments.release import ModuleDocFragment
 from ansible_collections.hostwright.django.plugins.module_utils import contract, manifest
+from ansible_collections.hostwright.django.plugins.module_utils.host.command import HostCommand
 from ansible_collections.hostwright.django.plugins.module_utils.nginx import acme, tls_check
 from ansible_collections.hostwright.django.plugins.module_utils.nginx import configuration as nginx_configuration
 from ansible_collections.hostwright.django.plugins.module_utils.release import (
@@ -35,9 +37,11 @@ from ansible_collections.hostwright.django.plugins.module_utils.release import (
     site,
     spec,
 )
+from ansible_collections.hostwright.django.plugins.module_utils.release import module as shared_options
 from ansible_collections.hostwright.django.plugins.modules import release as release_module
 from ansible_collections.hostwright.django.plugins.modules import restore as restore_module
 
+from tests.support import role_app
 from tests.unit.host.pretended_host import SOURCE
 from tests.unit.templates.rendering import Role
 
@@ -64,7 +68,6 @@ YAML = [path for part in ("playbooks", "roles") for path in sorted((PROJECT / pa
 TEMPLATES = sorted((PROJECT / "roles").rglob("*.j2"))
 APP, BACKUP, NGINX = (Role(name) for name in ("app", "backup", "nginx"))
 SITE = site.Site("polls", Path(contract.ROOT))
-DEFAULTS = {name: option.get("default") for name, option in release_module.ARGUMENTS.items()}
 NUMBER = 7
 
 
@@ -111,7 +114,7 @@ ITEMS: dict[str, dict[str, object]] = {
     "directory of the sites": {
         "modules": contract.ROOT,
         "every file": found(r"(?<!:)(/srv/[a-z]+)", *SOURCES),
-        "option of the modules": DEFAULTS["root"],
+        "option of the modules": release_module.ARGUMENTS["root"]["default"],
         "host command": str(host_site.Site.root),
         "certificates": str(acme.ROOT.parent),
         "role nginx": NGINX.variables["__nginx_root"],
@@ -139,12 +142,12 @@ ITEMS: dict[str, dict[str, object]] = {
         "runtime, collect": str(defaults_of("collect")["requirements"].parent),
         "runtime, static files": str(configuration.Configuration.static_root.parent),
         "Dockerfile": found(r"(/opt/[a-z]+)", "roles/image/templates/Dockerfile.j2"),
-        "release": found(r"(/opt/[a-z]+)/static/\.", "plugins/module_utils/release/transaction.py"),
+        "release": found(r"(/opt/[a-z]+)/static/\.", "plugins/module_utils/release/static_files.py"),
     },
     "static files in the image": {
         "runtime": str(configuration.Configuration.static_root),
         "Dockerfile": found(r"^COPY --from=static \S+ (\S+)", "roles/image/templates/Dockerfile.j2"),
-        "release": found(r":(/opt/\S+)/\.\"", "plugins/module_utils/release/transaction.py"),
+        "release": found(r":(/opt/\S+)/\.\"", "plugins/module_utils/release/static_files.py"),
     },
     "directory of Nginx's configuration in its container": {
         "modules": nginx_configuration.TARGET,
@@ -160,7 +163,7 @@ ITEMS: dict[str, dict[str, object]] = {
     },
     "host command": {
         "modules": housekeeping.HOST_COMMAND,
-        "option of the module": found(r"\"launcher\": .*\"default\": \"(\S+)\"", "plugins/modules/host_command.py"),
+        "module that installs it": str(HostCommand({}).program("hostwright")),
         "cron": found(r" root (\S+) ", "roles/backup/templates/cron.j2"),
         "playbooks and roles": found(r"(?:argv: \[|cmd: )(/[\w/]+/hostwright)\b", *YAML),
     },
@@ -214,7 +217,7 @@ ITEMS: dict[str, dict[str, object]] = {
         "role app": APP.variables["app_hold_seconds"],
         "module, release": spec.Spec.hold_seconds,
         "module, restore": restore.RestoreRequest.hold_seconds,
-        "option of the modules": DEFAULTS["hold_seconds"],
+        "option of the modules": shared_options.HOLD_ARGUMENTS["hold_seconds"]["default"],
     },
 }  # fmt: skip
 
@@ -228,30 +231,22 @@ def test_all_places_have_one_value(item: str) -> None:
 # Default values
 
 
-def fed() -> dict[str, str]:
-    """Options of the module release, by the variables of the role app."""
-    task = yaml.safe_load(text("roles/app/tasks/release.yml"))[0]["hostwright.django.release"]
-    plain = {name: re.fullmatch(r"\{\{ (app_\w+) \}\}", str(value)) for name, value in task.items()}
-    return {name: match[1] for name, match in plain.items() if match and match[1] in APP.variables}
+@pytest.mark.parametrize("option", ["sqlite", "limits"])
+def test_role_and_module_have_one_default_for_each_part(option: str) -> None:
+    parts = release_module.ARGUMENTS[option]["options"]
+    assert {name: part["default"] for name, part in parts.items()} == role_app.defaults()[option]
 
 
-@pytest.mark.parametrize(("option", "variable"), fed().items())
-def test_role_and_module_have_one_default(option: str, variable: str) -> None:
-    argument = release_module.ARGUMENTS[option]
-    parts = {name: part["default"] for name, part in argument.get("options", {}).items()}
-    assert (parts or argument.get("default")) == APP.variables[variable]
-
-
-@pytest.mark.parametrize("field", [name for name in DEFAULTS if hasattr(spec.Spec, name)])
-def test_option_and_spec_have_one_default(field: str) -> None:
+@pytest.mark.parametrize("field", [name for name in role_app.defaults() if hasattr(spec.Spec, name)])
+def test_role_and_spec_have_one_default(field: str) -> None:
     default = getattr(spec.Spec, field)
-    assert (list(default) if isinstance(default, tuple) else default) == DEFAULTS[field]
+    assert (list(default) if isinstance(default, tuple) else default) == role_app.defaults()[field]
 
 
 @pytest.mark.parametrize(
     ("variable", "ours"),
     [
-        ("app_processes", configuration.Server.workers),
+        ("app_processes", configuration.Server.processes),
         ("app_threads", configuration.Server.threads),
         ("app_backlog", configuration.Server.backlog),
         ("app_stop_timeout", configuration.Server.stop_timeout),
@@ -301,7 +296,13 @@ def described(options: Mapping[str, Any]) -> dict[str, Any]:
 )
 def test_a_module_is_documented_as_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module(f"ansible_collections.hostwright.django.plugins.modules.{name}")
-    documented = described(yaml.safe_load(module.DOCUMENTATION)["options"])
+    documentation = yaml.safe_load(module.DOCUMENTATION)
+    options = documentation["options"]
+    named = documentation.get("extends_documentation_fragment", [])
+    for fragment in [named] if isinstance(named, str) else named:
+        part = (*fragment.split("."), "documentation")[3]
+        options |= yaml.safe_load(getattr(ModuleDocFragment, part.upper()))["options"]
+    documented = described(options)
     assert documented == described(arguments_of(module, monkeypatch))
 
 
@@ -321,20 +322,14 @@ class Read(dict[str, Any]):
 
 
 @pytest.fixture
-def asked() -> spec.Spec:
-    """What the module release makes of its defaults."""
-    options = {
-        name: {part: argument["default"] for part, argument in option["options"].items()}
-        if name in ("sqlite", "limits")
-        else option.get("default")
-        for name, option in release_module.ARGUMENTS.items()
-    }
+def default_spec() -> spec.Spec:
+    """What the module release makes of the defaults of the role app."""
     given = {"image": "polls:1.0", "source_digest": "s", "image_digest": "i", "domains": ["polls.example.org"]}
-    return release_module.spec_of({**options, **given})
+    return release_module.spec_of({**role_app.defaults(), **given})
 
 
-def test_the_runtime_reads_all_of_the_configuration(asked: spec.Spec) -> None:
-    written = Read(site.with_numbers(asked.configuration, NUMBER, 3))
+def test_the_runtime_reads_all_of_the_configuration(default_spec: spec.Spec) -> None:
+    written = Read(site.with_numbers(default_spec.configuration, NUMBER, 3))
     read = configuration.parse(written, "test")
     assert set(written) - written.keys_read == set()
     assert [key for part in ("sqlite", "server") for key in written[part] if key not in written[part].keys_read] == []
@@ -408,7 +403,7 @@ class Asked(Exception):  # noqa: N818 (no error)
 def commands(
     written: record.Record,
     settings: host_site.Settings,
-    asked: spec.Spec,
+    default_spec: spec.Spec,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> dict[str, list[str]]:
@@ -443,15 +438,16 @@ def commands(
 
     boxes = containers.Containers(site.Site("polls", tmp_path), cast("Any", engine))
     boxes.create(
-        dataclasses.replace(asked, workers={"mail": ("send",)}, jobs={"tidy": spec.Job("* * * * *", ("tidy",))}), 7
+        dataclasses.replace(default_spec, workers={"mail": ("send",)}, jobs={"tidy": spec.Job("* * * * *", ("tidy",))}),
+        7,
     )
     source = restore.Source(tmp_path, cast("Any", SimpleNamespace(id=chosen.id)))
     return {
         **dict(zip(("backup", "verify", "drill"), asked, strict=True)),
         **dict(zip(("web", "worker", "job"), made, strict=True)),
-        "migrator": boxes.one_shot(asked, 7, asked.image, "migrator"),
-        "filler": boxes.filler(asked, 7, tmp_path, *source.words("/site/data/databases/4/db.sqlite3")),
-        "hook": boxes.hook("polls-release-hook", request, 7, ("check",)),
+        "migrator": boxes.one_shot(default_spec, 7, default_spec.image, "migrator"),
+        "filler": boxes.filler(default_spec, 7, tmp_path, *source.words("/site/data/databases/4/db.sqlite3")),
+        "hook": boxes.hook("polls-release-hook", default_spec, 7, ("check",)),
     }
 
 
