@@ -57,7 +57,7 @@ class Pretended:
     root: Path
     next: Pair = field(default_factory=made)
     fails: dict[str, str] = field(default_factory=dict)
-    """What a program says instead of succeeding, by its name or, for Nginx, its option."""
+    """What a program says instead of succeeding, by its name (certbot's with that of the site) or Nginx's option."""
     calls: list[list[str]] = field(default_factory=list)
     environments: list[dict[str, str]] = field(default_factory=list)
 
@@ -67,10 +67,11 @@ class Pretended:
         if command[0] == "openssl":
             return subprocess.run(command, capture_output=True, text=True, check=False)
         what = command[0] if command[0] == "certbot" else command[6]
-        if what in self.fails:
-            return Answer(command, 1, "", self.fails[what])
+        site = command[command.index("--cert-name") + 1] if what == "certbot" else ""
+        for name in {what, f"{what} {site}"} & self.fails.keys():
+            return Answer(command, 1, "", self.fails[name])
         if what == "certbot":
-            live = self.root / "acme/config/live" / command[command.index("--cert-name") + 1]
+            live = self.root / "acme/config/live" / site
             live.mkdir(parents=True, exist_ok=True)
             (live / "fullchain.pem").write_text(self.next.certificate)
             (live / "privkey.pem").write_text(self.next.key)
@@ -373,8 +374,8 @@ class TestTheCommand:
     def test_one_that_fails_does_not_keep_the_next_from_its_turn(
         self, pretended: Pretended, programs: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (pretended.root / "acme/sites/blog.json").write_text(json.dumps({**WANTED, "directory": "x", "ca": "y"}))
-        (pretended.root / "acme/blog.pem").mkdir()
+        (pretended.root / "acme/sites/blog.json").write_text(json.dumps({**WANTED, "directory": "x"}))
+        pretended.fails["certbot blog"] = "Connection refused"
         authority = Authority(pretended.root, pretended)
         assert main([f"--root={pretended.root.parent}", "certificates"]) == 1
         said = capsys.readouterr()
