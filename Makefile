@@ -17,7 +17,7 @@ test: ## lint, unit, demo, browser; the scenario of the whole stack and one for 
 test-deep: ## The other scenarios: faults, kills, pushes, load, restores, HTTPS, several hosts
 	@scripts/test deep
 
-lint: ## ansible-lint, yamllint, ruff, mypy, shellcheck (needs Python, make and git only)
+lint: ## ansible-lint, yamllint, ruff, mypy, shellcheck, antsibull-changelog (needs Python, make and git only)
 	@scripts/test lint
 
 unit: ## Tests that need no host, and the tests of app/ (needs Python, make and git only)

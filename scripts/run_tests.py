@@ -136,6 +136,7 @@ def steps() -> Iterator[Step]:
     yield Step("lint", "format", ("ruff", "format", "--check", "."))
     yield Step("lint", "mypy", ("mypy",))
     yield Step("lint", "shellcheck", ("shellcheck", "--external-sources", *shell_scripts()))
+    yield Step("lint", "changelog", ("antsibull-changelog", "lint"))
     # Half of their time is waiting: two at a time.
     yield Step("unit", "pytest", ("pytest", "tests/unit", "-n", "2", "--dist", "loadfile"), count_pytest)
     yield Step("app", "django", ("python", "manage.py", "test"), count_django, "app")

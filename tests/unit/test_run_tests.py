@@ -16,7 +16,7 @@ from scripts import run_tests
 PROJECT = Path(__file__).resolve().parents[2]
 # Every check that there is; one more is welcome, none may go.
 CHECKS = {
-    *(("lint", name) for name in ("ansible-lint", "yamllint", "ruff", "format", "mypy", "shellcheck")),
+    *(("lint", name) for name in ("ansible-lint", "yamllint", "ruff", "format", "mypy", "shellcheck", "changelog")),
     ("unit", "pytest"),
     ("app", "django"),
     ("setup", "pytest"),
