@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.support import load
 
-PROJECT = Path(__file__).resolve().parent.parent / "tests" / "projects" / "ledger"
+PROJECT = Path(__file__).resolve().parents[1] / "projects" / "ledger"
 # Seconds that a slow migration takes.
 SLOW = 9.0
 
