@@ -22,7 +22,16 @@ from ansible_collections.hostwright.django.plugins.module_utils.release.record_f
 from ansible_collections.hostwright.django.plugins.module_utils.release.releases import Releases
 from ansible_collections.hostwright.django.plugins.module_utils.release.restore import Source
 from ansible_collections.hostwright.django.plugins.module_utils.release.site import SECRET, Site
-from ansible_collections.hostwright.django.plugins.module_utils.release.spec import Job, Limits, Spec, words_of
+from ansible_collections.hostwright.django.plugins.module_utils.release.spec import (
+    COMMANDS,
+    RELATED,
+    TYPES,
+    Job,
+    Limits,
+    Spec,
+    types_of,
+    words_of,
+)
 from ansible_collections.hostwright.django.plugins.module_utils.release.steps import Step
 
 DOCUMENTATION = r"""
@@ -286,29 +295,20 @@ step:
   returned: failure
 """
 
+NO_OPTIONS = ("configuration", "drain_seconds")  # fields of a spec that are no options of the module
+SERVER = ("processes", "threads", "backlog")  # options of the WSGI server alone
 ARGUMENTS: dict[str, Any] = {
     **COMMON,
-    "hold_seconds": {"type": "float", "required": True},
-    "maintenance": {"type": "bool", "required": True},
-    "image": {"type": "str", "required": True},
-    "source_digest": {"type": "str", "required": True},
-    "image_digest": {"type": "str", "required": True},
+    **{
+        name: {"type": kind, "required": True, **({"elements": "str"} if kind == "list" else {})}
+        for name, kind in TYPES.items()
+        if name not in NO_OPTIONS
+    },
+    **{name: {"type": "int", "required": True} for name in SERVER},
+    "secrets": {"type": "dict", "required": True, "no_log": True},
     "domains": {"type": "list", "elements": "str", "required": True},
     "scheme": {"type": "str", "choices": ["http", "https"], "required": True},
     "health_path": {"type": "str", "required": True},
-    "health_timeout": {"type": "int", "required": True},
-    "stop_timeout": {"type": "int", "required": True},
-    "migrate_timeout": {"type": "int", "required": True},
-    "keep_releases": {"type": "int", "required": True},
-    "static_url": {"type": "str", "required": True},
-    "processes": {"type": "int", "required": True},
-    "threads": {"type": "int", "required": True},
-    "backlog": {"type": "int", "required": True},
-    "workers": {"type": "dict", "required": True},
-    "jobs": {"type": "dict", "required": True},
-    "pre_release": {"type": "list", "elements": "str", "required": True},
-    "post_release": {"type": "list", "elements": "str", "required": True},
-    "post_restore": {"type": "list", "elements": "str", "required": True},
     "restore": {
         "type": "dict",
         "options": {
@@ -331,16 +331,9 @@ ARGUMENTS: dict[str, Any] = {
     "limits": {
         "type": "dict",
         "required": True,
-        "options": {
-            "memory": {"type": "str", "default": "512m"},
-            "cpus": {"type": "float", "default": 0.0},
-            "pids": {"type": "int", "default": 256},
-            "tmp": {"type": "str", "default": "256m"},
-        },
+        "options": {name: {"type": kind, "default": getattr(Limits, name)} for name, kind in types_of(Limits).items()},
     },
-    "egress": {"type": "bool", "required": True},
     "environment_variables": {"type": "dict", "required": True},
-    "secrets": {"type": "dict", "required": True, "no_log": True},
 }
 
 
@@ -367,35 +360,18 @@ def spec_of(parameters: dict[str, Any]) -> Spec:
         "media_root": "/site/media",
         "health_path": parameters["health_path"],
         "sqlite": parameters["sqlite"],
-        "server": {
-            "processes": parameters["processes"],
-            "threads": parameters["threads"],
-            "backlog": parameters["backlog"],
-            "stop_timeout": parameters["stop_timeout"],
-        },
+        "server": {name: parameters[name] for name in (*SERVER, "stop_timeout")},
         "environment_variables": {name: str(value) for name, value in parameters["environment_variables"].items()},
     }
-    return Spec(
-        image=parameters["image"],
-        source_digest=parameters["source_digest"],
-        image_digest=parameters["image_digest"],
-        configuration=configuration,
-        limits=Limits(**parameters["limits"]),
-        static_url=parameters["static_url"],
-        secrets={name: str(value) for name, value in parameters["secrets"].items()},
-        health_timeout=parameters["health_timeout"],
-        stop_timeout=parameters["stop_timeout"],
-        migrate_timeout=parameters["migrate_timeout"],
-        keep_releases=parameters["keep_releases"],
-        hold_seconds=parameters["hold_seconds"],
-        maintenance=parameters["maintenance"],
-        workers={_part("workers", name): words_of("workers", line) for name, line in parameters["workers"].items()},
-        jobs={_part("jobs", name): _job(name, job) for name, job in parameters["jobs"].items()},
-        pre_release=tuple(words_of("pre_release", line) for line in parameters["pre_release"]),
-        post_release=tuple(words_of("post_release", line) for line in parameters["post_release"]),
-        post_restore=tuple(words_of("post_restore", line) for line in parameters["post_restore"]),
-        egress=parameters["egress"],
-    )
+    transformed = {
+        "configuration": configuration,
+        "limits": Limits(**parameters["limits"]),
+        "secrets": {name: str(value) for name, value in parameters["secrets"].items()},
+        "workers": {_part("workers", name): words_of("workers", line) for name, line in parameters["workers"].items()},
+        "jobs": {_part("jobs", name): _job(name, job) for name, job in parameters["jobs"].items()},
+        **{option: tuple(words_of(option, line) for line in parameters[option]) for option in COMMANDS},
+    }
+    return Spec(**{name: parameters[name] for name in TYPES if name not in NO_OPTIONS} | transformed)
 
 
 def _part(option: str, name: object) -> str:
@@ -449,8 +425,8 @@ def difference(before: str, outcome: Outcome, spec: Spec, site: Site) -> dict[st
 
 def _beside(asked: Mapping[str, Any]) -> dict[str, Any]:
     """What makes another release though it is no part of the site's configuration."""
-    names = ("egress", "jobs", "limits", "static_url", "stop_timeout", "workers")
-    return {name: asked[name] for name in names if name in asked}
+    shown = {"image", "source_digest", "image_digest", "configuration"}
+    return {name: asked[name] for name in RELATED if name in asked and name not in shown}
 
 
 def _text(

@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..cron import problem
+from .spec import COMMANDS, TYPES
 
 PART = re.compile(r"[a-z0-9][a-z0-9_-]{0,29}")  # how a worker or a job is called: a part of its container's name
 IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:-]*:[A-Za-z0-9_][A-Za-z0-9_.-]*")
 IMAGE_ID = re.compile(r"sha256:[A-Za-z0-9_.:-]+")
 _TEXTS = ("version", "source_digest", "created", "spec_digest")
-_NUMBER = (int, float)
-# Fields of a wish that have been there from the first release on, or that a record may lack, with their types.
-_WISH: dict[str, type | tuple[type, ...]] = {
-    "image": str, "source_digest": str, "image_digest": str, "static_url": str,
-    "configuration": dict, "limits": dict, "workers": dict, "jobs": dict,
-    "pre_release": list, "post_release": list, "post_restore": list,
-    "health_timeout": _NUMBER, "stop_timeout": _NUMBER, "migrate_timeout": _NUMBER, "keep_releases": int,
-    "hold_seconds": _NUMBER, "drain_seconds": _NUMBER, "maintenance": bool, "egress": bool,
-}  # fmt: skip
+_JSON: dict[str, type | tuple[type, ...]] = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "list": list,
+    "dict": dict,
+}
 
 
 def check(data: Any, site: str, number: str) -> None:
@@ -37,7 +37,7 @@ def check(data: Any, site: str, number: str) -> None:
     """
     if not isinstance(data, dict):
         raise ValueError("it is no JSON object")
-    release, wish = data["release"], data.get("spec", {})
+    release, spec = data["release"], data.get("spec", {})
     for name, holds in (
         ("site", data["site"] == site),
         ("release", type(release) is int and str(release) == number),
@@ -49,25 +49,25 @@ def check(data: Any, site: str, number: str) -> None:
         ("configuration", data["configuration"] == f"/site/config/releases/{number}.json"),
         ("migrations", _is_texts(data["migrations"])),
         ("restored", isinstance(data.get("restored", ""), str)),
-        ("spec", isinstance(wish, dict)),
+        ("spec", isinstance(spec, dict)),
         *((name, isinstance(data[name], str)) for name in _TEXTS),
     ):
         if not holds:
             raise ValueError(f"{name!r} cannot be {data[name]!r} in the record of release {number} of {site}")
-    _check_wish(wish, data["image"])
+    _check_spec(spec, data["image"])
 
 
-def _check_wish(wish: Mapping[str, Any], image: str) -> None:
-    for name, value in wish.items():
-        if name in _WISH and not isinstance(value, _WISH[name]):
+def _check_spec(spec: Mapping[str, Any], image: str) -> None:
+    for name, value in spec.items():
+        if name in TYPES and not isinstance(value, _JSON[TYPES[name]]):
             raise ValueError(f"'spec' has {value!r} as {name!r}")
-    if wish.get("image", image) != image:
-        raise ValueError(f"'spec' is of the image {wish['image']!r}, and the release of {image!r}")
-    for option in ("pre_release", "post_release", "post_restore"):
-        for command in wish.get(option, []):
+    if spec.get("image", image) != image:
+        raise ValueError(f"'spec' is of the image {spec['image']!r}, and the release of {image!r}")
+    for option in COMMANDS:
+        for command in spec.get(option, []):
             _check_command(option, command)
     for option in ("workers", "jobs"):
-        for name, value in wish.get(option, {}).items():
+        for name, value in spec.get(option, {}).items():
             if not PART.fullmatch(name):
                 raise ValueError(f"{option}: {name!r} cannot be a name")
             _check_command(f"{option}: {name}", value["command"] if option == "jobs" else value)

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import contract
-from ..contract import APP_GID as APP_GID
-from ..contract import APP_UID as APP_UID
-from ..contract import SECRETS as SECRETS
+from ..contract import APP_GID, APP_UID, SECRETS
 from ..host import files
 from ..host.files import fsync, make_directory, remove_tree, write_durably
 from . import secret_files

@@ -7,30 +7,19 @@ import hmac
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
-from ..host.engine import Engine
 from .errors import ReleaseError
-from .record import Record
-from .site import Site
 from .steps import Step
 
-SOURCE_LABEL = "org.hostwright.source-digest"
+if TYPE_CHECKING:
+    from ..host.engine import Engine
+    from .record import Record
+    from .site import Site
 
-# What may differ without making another release.
-UNRELATED = (
-    "secrets",
-    "health_timeout",
-    "migrate_timeout",
-    "keep_releases",
-    "hold_seconds",
-    "drain_seconds",
-    "maintenance",
-    "pre_release",
-    "post_release",
-    "post_restore",
-)
+SOURCE_LABEL = "org.hostwright.source-digest"
+UNRELATED = {"related": False}  # marks a field that may differ without making another release
 
 Command = tuple[str, ...]
 
@@ -57,10 +46,12 @@ class Limits:
 class Spec:
     """What a release consists of, as it was asked for.
 
+    A field is an option of the module release of the same name, unless the module lists it in ``NO_OPTIONS``.
+
     ``source_digest`` is that of the project alone, ``image_digest`` that of all that decides the image's content;
     ``configuration`` lacks what only the release's number decides. ``workers`` are management commands that run all
     the time, ``jobs`` those that cron starts; ``pre_release`` and ``post_release`` run once for every release,
-    ``post_restore`` besides for every one that is a restore. ``egress`` says whether its containers have a network.
+    ``post_restore`` also for every one that is a restore. ``egress`` says whether its containers have a network.
     """
 
     image: str
@@ -69,34 +60,31 @@ class Spec:
     configuration: dict[str, Any]
     limits: Limits
     static_url: str
-    secrets: dict[str, str] = field(repr=False)
-    health_timeout: int = 60
+    secrets: dict[str, str] = field(repr=False, metadata=UNRELATED)  # they enter the digest keyed
+    health_timeout: int = field(default=60, metadata=UNRELATED)
     stop_timeout: int = 30
-    migrate_timeout: int = 600
-    keep_releases: int = 3
-    hold_seconds: float = 10.0
-    drain_seconds: float = 2.0
-    maintenance: bool = False
+    migrate_timeout: int = field(default=600, metadata=UNRELATED)
+    keep_releases: int = field(default=3, metadata=UNRELATED)
+    hold_seconds: float = field(default=10.0, metadata=UNRELATED)
+    drain_seconds: float = field(default=2.0, metadata=UNRELATED)
+    maintenance: bool = field(default=False, metadata=UNRELATED)
     workers: Mapping[str, Command] = field(default_factory=dict)
     jobs: Mapping[str, Job] = field(default_factory=dict)
-    pre_release: tuple[Command, ...] = ()
-    post_release: tuple[Command, ...] = ()
-    post_restore: tuple[Command, ...] = ()
+    pre_release: tuple[Command, ...] = field(default=(), metadata=UNRELATED)
+    post_release: tuple[Command, ...] = field(default=(), metadata=UNRELATED)
+    post_restore: tuple[Command, ...] = field(default=(), metadata=UNRELATED)
     egress: bool = False
 
     def digest(self, secret_key: str) -> str:
         """Return what identifies the spec; secrets take part keyed, so that the record reveals nothing of them."""
-        fields = asdict(self)
-        for unrelated in UNRELATED:
-            del fields[unrelated]
+        asked = asdict(self)
+        related = {name: asked[name] for name in RELATED}
         private = hmac.new(secret_key.encode(), json.dumps(self.secrets, sort_keys=True).encode(), "sha256").hexdigest()
-        return hashlib.sha256(f"{json.dumps(fields, sort_keys=True)}{private}".encode()).hexdigest()
+        return hashlib.sha256(f"{json.dumps(related, sort_keys=True)}{private}".encode()).hexdigest()
 
     def recorded(self) -> dict[str, Any]:
         """Return everything but the secrets, for the release's record."""
-        fields = asdict(self)
-        del fields["secrets"]
-        return fields
+        return {name: value for name, value in asdict(self).items() if name != "secrets"}
 
     @classmethod
     def of_record(cls, recorded: Mapping[str, Any], secrets: dict[str, str]) -> Spec:
@@ -104,14 +92,12 @@ class Spec:
         return cls(
             **{
                 **recorded,
+                **{name: tuple(map(tuple, recorded[name])) for name in COMMANDS if name in recorded},
                 "egress": recorded.get("egress", True),  # older records lack it, and every release had a network then
                 "limits": Limits(**recorded["limits"]),
                 "secrets": secrets,
                 "workers": {name: tuple(command) for name, command in recorded["workers"].items()},
                 "jobs": {name: Job(job["schedule"], tuple(job["command"])) for name, job in recorded["jobs"].items()},
-                "pre_release": tuple(tuple(command) for command in recorded["pre_release"]),
-                "post_release": tuple(tuple(command) for command in recorded["post_release"]),
-                "post_restore": tuple(tuple(command) for command in recorded.get("post_restore", ())),
             }
         )
 
@@ -129,6 +115,17 @@ class Spec:
                 f"the image {record.image} of release {record.release} is no longer on the host: deploy that version",
             )
         return cls.of_record(record.spec, site.user_secrets(record.release))
+
+
+def types_of(kind: type) -> dict[str, str]:
+    """Return the type of each field of a dataclass, as Ansible names the types of options."""
+    plain = {str: "str", int: "int", float: "float", bool: "bool", tuple: "list"}
+    return {name: plain.get(get_origin(hint) or hint, "dict") for name, hint in get_type_hints(kind).items()}
+
+
+TYPES = types_of(Spec)
+COMMANDS = tuple(name for name, kind in TYPES.items() if kind == "list")
+RELATED = tuple(item.name for item in fields(Spec) if item.metadata != UNRELATED)
 
 
 def words_of(option: str, line: object) -> Command:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.hostwright.django.plugins.module_utils import contract
 from ansible_collections.hostwright.django.plugins.module_utils.host.files import (
     make_directory,
     remove_tree,
     write_durably,
 )
-from ansible_collections.hostwright.django.plugins.module_utils.release import site as module
 from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.hostwright.django.plugins.module_utils.release.record import Record
 from ansible_collections.hostwright.django.plugins.module_utils.release.secret_key import Fallback, SecretKey
@@ -454,4 +454,4 @@ def test_the_configuration_gets_what_the_numbers_decide() -> None:
 def test_nothing_of_another_site_is_a_site_s(tmp_path: Path) -> None:
     one, other = Site("polls", tmp_path), Site("polls-2", tmp_path)
     assert not {path for path, _, _ in one.volumes.values()} & {path for path, _, _ in other.volumes.values()}
-    assert module.APP_UID == 10001
+    assert contract.APP_UID == 10001
