@@ -20,15 +20,15 @@ SPEC = {
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
-    """Runs no module: a few commands on the host do it."""
+    """Copies with a few commands on the host; no module runs there."""
 
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the archive that was fetched.
+        """Return the path of the fetched archive.
 
         Raises:
-            AnsibleActionFail: there is no room, or the backup did not arrive.
+            AnsibleActionFail: the disk is too small, or the backup could not be copied.
         """
         super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(SPEC)

@@ -1,4 +1,4 @@
-"""Restore from what lies on the control node as from what lies on the host (action side of ``restore``)."""
+"""Restore from the control node or from the host (action side of ``restore``)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ansible_collections.hostwright.django.plugins.module_utils.release.errors i
 from ansible_collections.hostwright.django.plugins.module_utils.release.site import Site
 from ansible_collections.hostwright.django.plugins.modules.restore import found, listed, source_of
 
-BESIDE = ("", "-wal", "-journal")  # what a database that was not closed has beside it
+SUFFIXES = ("", "-wal", "-journal")  # of the files of a database that was not closed
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
-    """Lists and checks on the control node what lies there; lends it to the host for a restore."""
+    """Lists and checks backups on the control node, and lends them to the host for a restore."""
 
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return what the module returns.
+        """Return the module's result.
 
         Raises:
-            AnsibleActionFail: there is no such backup or file, or it did not arrive on the host.
+            AnsibleActionFail: the backup or file does not exist, or could not be copied to the host.
         """
         super().run(tmp, task_vars)
         self._vars = task_vars or {}
@@ -38,7 +38,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             unchanged = "" if "Nothing was changed" in str(error) else ". Nothing was changed"
             raise AnsibleActionFail(f"could not {error.step}: {error}{unchanged}.") from None
         except (CarrierError, OSError) as error:
-            raise AnsibleActionFail(f"could not bring it to the host: {error}. Nothing was changed.") from None
+            raise AnsibleActionFail(f"could not copy the source to the host: {error}. Nothing was changed.") from None
 
     def _restore(self, arguments: dict[str, Any]) -> dict[str, Any]:
         given = {"file": "", "backup": "", "directory": "", **arguments}
@@ -52,8 +52,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             return found(source, None)
         if source.backup:
             return self._lend({**arguments, "backup": source.backup.id}, Load(packed, source.backup.names()))
-        beside = [name for end in BESIDE if (source.directory / (name := source.file + end)).is_file()]
-        return self._lend(arguments, Load(source.directory, beside))
+        names = [name for suffix in SUFFIXES if (source.directory / (name := source.file + suffix)).is_file()]
+        return self._lend(arguments, Load(source.directory, names))
 
     def _lend(self, arguments: dict[str, Any], load: Load) -> dict[str, Any]:
         with Carrier(self).lend(load) as directory:

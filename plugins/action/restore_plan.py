@@ -1,4 +1,4 @@
-"""Decide what a restore is: what the user said, and what the host has (action side of ``restore_plan``)."""
+"""Decide between list, restore and rebuild by the user's request and the host (action side of ``restore_plan``)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,12 @@ SPEC = {
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the user said: a backup, or a file to import; a directory of backups on the control node; another host."""
+class Request:
+    """The user's request.
+
+    ``backup`` or ``file`` names what to restore, ``source`` is a directory of backups on the control node, and
+    ``target`` is a host to restore to.
+    """
 
     backup: str
     file: str
@@ -33,18 +37,18 @@ class Said:
     target: str
 
     @classmethod
-    def of(cls, options: dict[str, str]) -> Said:
-        """Take a word with a ``/`` as the path of a file; the shell leaves the ``~`` of ``-e name=~/path`` as it is."""
-        word, source = options["backup"], options["source"]
-        file = _absolute(word) if "/" in word else ""
-        return cls("" if file else word, file, _absolute(source) if source else "", options["target"])
+    def of(cls, options: dict[str, str]) -> Request:
+        """Read the options; a backup with a ``/`` is a file. The shell does not expand ``~`` in ``-e name=~/path``."""
+        backup, source = options["backup"], options["source"]
+        file = _absolute(backup) if "/" in backup else ""
+        return cls("" if file else backup, file, _absolute(source) if source else "", options["target"])
 
     def problems(self, site: str, hosts: list[str], group: str, sites: dict[str, str]) -> Iterator[str]:
-        """What cannot be done, as sentences.
+        """Yield a sentence for each reason to refuse the request.
 
         Args:
             site: name of the site.
-            hosts: those that the playbook runs for.
+            hosts: hosts of the play.
             group: the inventory group of ``target``.
             sites: the site's name by host of that group.
         """
@@ -57,38 +61,38 @@ class Said:
         if not self.target:
             return
         if not (self.backup or self.file) or self.source:
-            yield "target: say with -e backup_restore which backup it gets; backup_source goes to the hosts of -l."
+            yield "target: name the backup with -e backup_restore; backup_source goes to the hosts of -l."
         if self.target not in sites or hosts == [self.target]:
             yield f"target: {self.target} must be a host of the group {group}, and not the host of -l."
         elif sites[self.target] != site:
             yield f"target: {self.target} has another site than {site}."
         if len(hosts) != 1:
-            yield "target: the backup of one host can be restored there; name that host with -l."
+            yield "target: only one host's backup can be restored there; name that host with -l."
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
-    """Checks the words on the control node, then looks once at the host that would change."""
+    """Checks the request on the control node, then the host that would change in one round trip."""
 
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return what is done, and with which host and directory.
+        """Return whether to list, restore or rebuild, with host and directory.
 
         Raises:
-            AnsibleActionFail: that cannot be done; the message says why.
+            AnsibleActionFail: the request cannot be fulfilled.
         """
         super().run(tmp, task_vars)
         began = time.time()
         _, options = self.validate_argument_spec(SPEC)
         variables = task_vars or {}
-        site, said = options["site"], Said.of(options)
+        site, request = options["site"], Request.of(options)
         members = variables.get("groups", {}).get(options["group"], [])
-        sites = {host: variables["hostvars"][host].get("site_name", "") for host in members if host == said.target}
-        for problem in said.problems(site, variables["ansible_play_hosts"], options["group"], sites):
+        sites = {host: variables["hostvars"][host].get("site_name", "") for host in members if host == request.target}
+        for problem in request.problems(site, variables["ansible_play_hosts"], options["group"], sites):
             raise AnsibleActionFail(f"{problem} Nothing was changed.")
-        host = said.target or variables["inventory_hostname"]
-        wanted, live = bool(said.backup or said.file), self._is_live(site)
-        if wanted and not live and (said.file or said.target):
+        host = request.target or variables["inventory_hostname"]
+        wanted, live = bool(request.backup or request.file), self._is_live(site)
+        if wanted and not live and (request.file or request.target):
             raise AnsibleActionFail(
                 f"{host} has no live release of {site}: deploy to it first (deploy.yml -l {host}). Nothing was changed."
             )
@@ -98,21 +102,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             "began": began,
             "does": ("restore" if live else "rebuild") if wanted else "list",
             "host": host,
-            "backup": said.backup,
-            "file": said.file,
-            "control_node": bool(said.source or said.file),
-            "directory": said.source or ("" if live else kept),
+            "backup": request.backup,
+            "file": request.file,
+            "control_node": bool(request.source or request.file),
+            "directory": request.source or ("" if live else kept),
             "host_directory": kept,
             "says": f"for {site} on {host}" if wanted else "-e backup_restore=ID restores one",
         }
 
     def _is_live(self, site: str) -> bool:
-        """Whether the host has a live release, in one round trip."""
+        """Return whether the host has a live release."""
         current = shlex.quote(f"/srv/hostwright/web/{site}/run/current")
         result = self._low_level_execute_command(f"if test -L {current}; then echo live; else echo none; fi")
         answer = result["stdout"].strip()
         if answer not in ("live", "none"):
-            raise AnsibleActionFail(f"cannot look for a live release of {site}: {result.get('stderr') or answer}")
+            raise AnsibleActionFail(f"cannot check for a live release of {site}: {result.get('stderr') or answer}")
         return bool(answer == "live")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """``DOCUMENTATION`` has the options of all of them, ``HOLD`` those of the modules that may hold requests."""
+    """``DOCUMENTATION`` has the options of all these modules, ``HOLD`` those of the modules that may hold requests."""
 
     DOCUMENTATION = r"""
 options:
@@ -17,7 +17,7 @@ options:
     type: path
     default: /srv/hostwright
   by:
-    description: Who calls the module, for the audit log.
+    description: Name of the caller, for the audit log.
     type: str
     default: ''
 """
@@ -29,7 +29,7 @@ options:
     type: float
     default: 10
   maintenance:
-    description: Answer 503 with a plain page, for as long as that takes, instead of having requests wait.
+    description: Answer requests with 503 and a plain page during that time, instead of holding them.
     type: bool
     default: false
 """

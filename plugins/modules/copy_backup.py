@@ -6,12 +6,13 @@ DOCUMENTATION = r"""
 module: copy_backup
 short_description: Copy a backup from the control node to a host, or the other way
 description:
-  - With O(source), copies a backup of the control node into a directory of the host.
-  - Without it, fetches one from there into an archive. Ansible removes it when the playbook ends, whatever fails.
-  - In both cases checks the room first, and leaves no other copy behind.
+  - With O(source), copies a backup from the control node into a directory on the host.
+  - Without O(source), fetches a backup from the host into an archive. Ansible removes the archive when the playbook
+    ends, also after a failure.
+  - In both cases the free space is checked first, and no other copy remains.
 options:
   directory:
-    description: Directory of the site's backups on the host. With O(source) it is made if need be.
+    description: Directory of the site's backups on the host. With O(source) it is created if it is missing.
     type: str
     required: true
   names:
@@ -20,7 +21,7 @@ options:
     elements: str
     required: true
   source:
-    description: Directory of the control node that holds the files.
+    description: Directory on the control node with the files.
     type: path
     default: ''
 attributes:

@@ -39,12 +39,12 @@ module: release
 short_description: Make a release of a Django site on its host
 description:
   - Starts a container of an image that is on the host, waits until it answers as the site, and makes it the live
-    release by renaming the symlink C(current). Before the rename the old release serves, after it the new one.
+    release by renaming the symlink C(current). Until the rename the old release serves, afterwards the new one.
   - The role app passes every option; its defaults are the ones that users see.
-  - Pending migrations are rehearsed on a copy of the database. Then Nginx holds the requests that arrive, for fractions
-    of a second, while they are applied to another copy, a new generation, and the same rename switches code and
-    database. A failure before the rename is undone - the old release still serves.
-  - A live release that is already what is asked for is not changed, or is started if it is down.
+  - Pending migrations are rehearsed on a copy of the database. Then Nginx holds arriving requests, usually for a
+    fraction of a second, while the migrations are applied to a second copy, which is the new generation. The same
+    rename switches code and database. A failure before the rename is undone, and the old release still serves.
+  - A live release that already matches the options is not changed. If it is down, it is started.
 options:
   image:
     description: Full name of the image.
@@ -55,7 +55,7 @@ options:
     type: str
     required: true
   image_digest:
-    description: Digest of all that decides the image's content. Another one makes a new release.
+    description: Digest of everything that determines the image's content. A different digest makes a new release.
     type: str
     required: true
   domains:
@@ -105,15 +105,16 @@ options:
     type: int
     required: true
   workers:
-    description: Management commands that run all the time, by name. They end before a release, and run in the new one.
+    description: Management commands that run permanently, by name. Those of the old release pause before the commit.
     type: dict
     required: true
   jobs:
-    description: Management commands that cron starts, by name, each with C(schedule) and C(command).
+    description: Management commands that cron starts, by name. Each has a C(schedule) and a C(command).
     type: dict
     required: true
   pre_release:
-    description: Management commands that run in the new image, on the live database, before a release but the first.
+    description: Management commands that run in the new image, on the live database, before every release except the
+      first.
     type: list
     elements: str
     required: true
@@ -123,12 +124,13 @@ options:
     elements: str
     required: true
   post_restore:
-    description: Management commands that run in the new release when it is live, if it is a restored one.
+    description: Management commands that run in a restored release when it is live.
     type: list
     elements: str
     required: true
   restore:
-    description: A backup on the host to make the first release of, with its secret key. The site must not be there yet.
+    description: Backup on the host from which the first release is made, with the backup's secret key. The site must
+      not have a live release on the host.
     type: dict
     suboptions:
       directory:
@@ -140,24 +142,24 @@ options:
         type: str
         default: latest
   hold_seconds:
-    description: Seconds that requests may wait while a release that migrates commits.
+    description: Seconds that requests may wait while a release with migrations commits.
     type: float
     required: true
   maintenance:
-    description: Answer 503 with a plain page, for as long as the migrations take, instead of having requests wait.
+    description: Answer requests with 503 and a plain page during the migrations, instead of holding them.
     type: bool
     required: true
   bytes:
-    description: How much of the image was sent, for the audit log.
+    description: Bytes of the image that were sent to the host, for the audit log.
     type: int
     default: 0
   rehearsal:
-    description: Only load the project and rehearse its migrations. Nothing changes, and a failure tells what a release
-      would fail with; so several hosts can all be asked before the first one releases.
+    description: Only load the project and rehearse its migrations. Nothing changes, and the module fails where a
+      release would fail. So a release can be rehearsed on all hosts before it is made on the first one.
     type: bool
     required: true
   image_migrations:
-    description: All migrations that the image has; in check mode those that the live database lacks are named.
+    description: All migrations of the image. Check mode returns those that the live database lacks.
     type: list
     elements: str
   sqlite:
@@ -171,11 +173,11 @@ options:
         choices: [NORMAL, FULL]
         default: NORMAL
       busy_timeout:
-        description: Milliseconds a writer waits for another one.
+        description: Milliseconds that a writer waits for another writer.
         type: int
         default: 5000
       journal_size_limit:
-        description: Bytes to which the write-ahead log is cut back.
+        description: Size in bytes to which the write-ahead log is truncated.
         type: int
         default: 67108864
   limits:
@@ -184,17 +186,17 @@ options:
     required: true
     suboptions:
       memory:
-        description: Memory, as Docker writes sizes; swap is off.
+        description: Memory, as a size in Docker's notation. Swap is off.
         type: str
         default: 512m
       cpus:
         description: >-
-          Processor cores; 0 sets no limit: a container that has used up its share of 0.1 s waits for the next one,
-          and so do its visitors.
+          Processor cores; 0 sets no limit. With a limit, a container that has used its share of a period of 0.1 s
+          waits for the next period, and so do its visitors.
         type: float
         default: 0.0
       pids:
-        description: Processes and threads.
+        description: Number of processes and threads.
         type: int
         default: 256
       tmp:
@@ -203,16 +205,16 @@ options:
         default: 256m
   egress:
     description: >-
-      Whether the release's containers may reach out, through a network of their own (C(hostwright-egress)). Without it
-      they have no network; visitors come through a socket.
+      Whether the release's containers may open connections, through the network C(hostwright-egress). Otherwise they
+      have no network. Requests reach the release through a socket in both cases.
     type: bool
     required: true
   environment_variables:
-    description: Environment variables of the site that may be seen by anybody on the host.
+    description: Environment variables of the site that every user of the host may see.
     type: dict
     required: true
   secrets:
-    description: Environment variables of the site that are kept in files which only the site reads.
+    description: Environment variables of the site that are kept in files that only the site can read.
     type: dict
     required: true
 extends_documentation_fragment: hostwright.django.release
@@ -221,7 +223,7 @@ attributes:
     description: Predicts whether a release would be made.
     support: full
   diff_mode:
-    description: Shows version and configuration; secrets do not show.
+    description: Shows version and configuration, without secrets.
     support: full
 author: Hostwright contributors
 """
@@ -269,7 +271,7 @@ release:
   type: int
   returned: success
 previous:
-  description: Number of the release that was live before the call; empty at the first one.
+  description: Number of the release that was live before the call; empty for the first release.
   type: int
   returned: success
 migrations:
@@ -282,11 +284,11 @@ held:
   type: float
   returned: success
 rehearsed:
-  description: What the rehearsal of the migrations took, in seconds and bytes, and the hold it predicted.
+  description: Seconds and bytes that the rehearsal of the migrations took, and the hold that it predicts.
   type: dict
   returned: success
 restored:
-  description: What the first release was restored from, as M(hostwright.django.restore) returns it.
+  description: Result of the restore that made the first release, as M(hostwright.django.restore) returns it.
   type: dict
   returned: success
 step:
@@ -338,10 +340,10 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def spec_of(parameters: dict[str, Any]) -> Spec:
-    """What the module's arguments ask for.
+    """Return the spec that the module's options describe.
 
     Raises:
-        ReleaseError: something that the site would not understand.
+        ReleaseError: an option has an invalid value.
     """
     for option, pattern, rule in (
         ("secrets", SECRET.pattern, "capital letters, digits and '_'"),
@@ -377,7 +379,7 @@ def spec_of(parameters: dict[str, Any]) -> Spec:
 def _part(option: str, name: object) -> str:
     if not PART.fullmatch(str(name)):
         raise ReleaseError(
-            Step.READ_SETTINGS, f"{option}: {name!r} will not do; use lower-case letters, digits, '-', '_'"
+            Step.READ_SETTINGS, f"{option}: {name!r} is not a valid name: use lower-case letters, digits, '-', '_'"
         )
     return str(name)
 
@@ -392,7 +394,7 @@ def _job(name: object, job: object) -> Job:
 
 
 def described(site: Site) -> str:
-    """The live release as text for ``--diff``: image and configuration, without the paths that are decided here."""
+    """Return the live release as text for ``--diff``, without the paths that depend on its number."""
     live = site.current_record()
     if live is None or not site.release_configuration(live.release).exists():
         return ""
@@ -406,7 +408,7 @@ def described(site: Site) -> str:
 
 
 def difference(before: str, outcome: Outcome, spec: Spec, site: Site) -> dict[str, str]:
-    """Before and after, as text for ``--diff``; secrets do not show."""
+    """Return the state before and after as text for ``--diff``, without secrets."""
     if outcome.action != "released":
         return {}
     waiting = f" (requests wait for about {outcome.held:.1f} s)" if outcome.held else ""
@@ -424,7 +426,7 @@ def difference(before: str, outcome: Outcome, spec: Spec, site: Site) -> dict[st
 
 
 def _beside(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes another release though it is no part of the site's configuration."""
+    """Return what a release consists of besides image and configuration."""
     shown = {"image", "source_digest", "image_digest", "configuration"}
     return {name: asked[name] for name in RELATED if name in asked and name not in shown}
 
@@ -444,7 +446,7 @@ def _text(
 
 
 def stale_backups(site: str, command: str = HOST_COMMAND) -> str:
-    """What the host command has to say of backups that are too old; nothing if all is well or none are set up."""
+    """Return the host command's message about stale backups; empty if they are fresh or not set up."""
     done = run([command, "backups", site, "--fresh"])
     return done.said if done.status == 1 else ""
 
@@ -470,12 +472,12 @@ def rebuild(releases: Releases, spec: Spec, parameters: Mapping[str, Any]) -> Ou
 
 
 def run_release(releases: Releases, spec: Spec, _: Mapping[str, Any]) -> Outcome:
-    """Make a release, if the live one is another."""
+    """Make a release, unless the live one already matches the spec."""
     return releases.run(spec)
 
 
 def verb_of(module: AnsibleModule) -> Verb:
-    """Return what the module is called for."""
+    """Return the function for check mode, a rehearsal, a rebuild or a release."""
     if module.check_mode:
         return plan
     if module.params["rehearsal"]:
@@ -495,7 +497,7 @@ def main() -> None:
         outcome = verb_of(module)(releases, spec, module.params)
         result = result_of(module, outcome)
         if outcome.previous and outcome.action == "released" and (stale := stale_backups(site.name)):
-            module.warn(f"the site's backups are not what they should be: {stale}")
+            module.warn(f"the site's backups are stale: {stale}")
         return {**result, "restored": outcome.restored or None, "diff": difference(before, outcome, spec, site)}
 
     perform(module, releases, release)

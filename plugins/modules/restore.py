@@ -30,30 +30,31 @@ DOCUMENTATION = r"""
 module: restore
 short_description: Restore a Django site from a backup, import a database, or list the backups
 description:
-  - Makes a new release of the live one's image and configuration on a database that is filled from a backup, by the
+  - Makes a new release of the live release's image and configuration on a database that is filled from a backup, by the
     same transaction as M(hostwright.django.release). The backup is verified, unpacked into a new database generation
-    and migrated, and the release is started on it and probed, before any request waits. Whatever goes wrong leaves
-    the live release serving.
-  - The database before the restore stays as that of the release before. M(hostwright.django.rollback) with
+    and migrated, and the release is started on it and probed, before any request waits. If the restore fails, the live
+    release still serves.
+  - The previous release keeps the database as it was before the restore. M(hostwright.django.rollback) with
     C(schema=generation) brings it back.
-  - Uploaded files that are missing are put back; none is overwritten or removed.
+  - Missing uploaded files are restored; existing ones are neither overwritten nor removed.
   - Without O(backup) and O(file) the backups are listed.
 options:
   directory:
-    description: Directory of the backups. Without it, the one that the role backup has set up.
+    description: Directory of the backups. The default is the directory that the role backup has set up.
     type: path
   control_node:
     description:
-      - Whether O(directory) or O(file) is on the control node. The backup, or the file with what lies beside it as
-        C(-wal) or C(-journal), is copied to the host for the time of the restore.
-      - O(directory) may be an archive then, which M(hostwright.django.copy_backup) has fetched.
+      - Whether O(directory) or O(file) is on the control node. The backup, or the file with its C(-wal) or C(-journal),
+        is copied to the host for the duration of the restore.
+      - In that case O(directory) may be an archive that M(hostwright.django.copy_backup) has fetched.
     type: bool
     default: false
   backup:
-    description: V(latest), a backup's id, or a time (ISO 8601, UTC without a zone) at which it must have been made.
+    description: V(latest), a backup's id, or a time (ISO 8601, UTC without a zone); a time means the last backup made
+      until then.
     type: str
   file:
-    description: A database to import instead, on the host - a plain SQLite file or one packed as C(.sqlite3.zst).
+    description: Database on the host to import instead of a backup - an SQLite file, or one packed as C(.sqlite3.zst).
     type: path
   post_restore:
     description: Management commands that run in the new release when it is live.
@@ -61,13 +62,13 @@ options:
     elements: str
     default: []
   time_limit:
-    description: Seconds that verifying and unpacking may take.
+    description: Seconds that verification and unpacking may take.
     type: int
     default: 3600
 extends_documentation_fragment: [hostwright.django.release, hostwright.django.release.hold]
 attributes:
   check_mode:
-    description: Checks the backup's files and says what it holds.
+    description: Checks the backup's files and returns a summary of its content.
     support: full
   diff_mode:
     description: Shows the live release and the backup.
@@ -98,12 +99,12 @@ backups:
   elements: dict
   returned: when nothing is restored
 table:
-  description: The same as lines of text, the newest one first.
+  description: The backups as lines of text, the newest one first.
   type: list
   elements: str
   returned: when nothing is restored
 chosen:
-  description: The backup that is meant, with the names of its files; empty for a file.
+  description: The chosen backup, with the names of its files; empty for a file.
   type: dict
   returned: in check mode, when a backup or a file is named
 summary:
@@ -132,7 +133,7 @@ rows_total:
   type: int
   returned: when something was restored
 media_restored:
-  description: Number of missing uploaded files that were put back.
+  description: Number of missing uploaded files that were restored.
   type: int
   returned: when something was restored
 migrations:
@@ -149,15 +150,15 @@ rpo_seconds:
   type: int
   returned: when something was restored
 rto_seconds:
-  description: Seconds from the beginning until the restored site served.
+  description: Seconds from the beginning of the restore until the restored site served.
   type: float
   returned: when something was restored
 live_database_missing:
-  description: Whether the live release's database was gone, so that nothing of it could be kept.
+  description: Whether the live release's database was missing, so that it could not be kept.
   type: bool
   returned: when something was restored
 live_database_problem:
-  description: Why the live release's database could not be guarded, so that the release was stopped before the switch.
+  description: Why the live release's database could not be guarded; the release was stopped before the switch.
   type: str
   returned: when something was restored
 step:
@@ -170,7 +171,7 @@ DIRECTORY = Path(BACKUPS_ROOT)
 
 
 def directory_of(site: Site, given: str | None) -> Path:
-    """Where the site's backups are: as given, as the role backup has set it up, or where it would."""
+    """Return the directory of the site's backups: the given one, the configured one, or the default one."""
     settings = site.configuration / "backup.json"
     if given:
         return Path(given)
@@ -180,10 +181,10 @@ def directory_of(site: Site, given: str | None) -> Path:
 
 
 def source_of(site: Site, given: dict[str, Any]) -> Source | None:
-    """What is to be restored, None if that was not said.
+    """Return the backup or file to restore, None if the options name none.
 
     Raises:
-        ReleaseError: it is not there, or another site's.
+        ReleaseError: it does not exist, or belongs to another site.
     """
     if given["file"]:
         file = Path(given["file"])
@@ -200,13 +201,13 @@ def source_of(site: Site, given: dict[str, Any]) -> Source | None:
 
 
 def listed(directory: Path) -> dict[str, Any]:
-    """The backups of a directory, as the module returns them."""
+    """Return the module's result for a list of the backups in a directory."""
     found = BackupDirectory.of(directory)
     return {"changed": False, "backups": [backup.described() for backup in found.whole], "table": found.table()}
 
 
 def found(source: Source, current: Record | None) -> dict[str, Any]:
-    """What would be restored, as the module returns it in check mode.
+    """Return the module's result in check mode: what would be restored.
 
     Raises:
         ReleaseError: a file of the backup is damaged.
@@ -226,7 +227,7 @@ def found(source: Source, current: Record | None) -> dict[str, Any]:
 
 
 def difference(current: Record | None, source: Source) -> dict[str, str]:
-    """The live release and what would take the place of its database, as text for ``--diff``."""
+    """Return the live release, and the source that replaces its database, as text for ``--diff``."""
     before = f"release: {current.release}\nimage: {current.image}\n" if current else ""
     lines = [f"restored from: {source.name}", f"bytes: {source.bytes}"]
     if source.backup:

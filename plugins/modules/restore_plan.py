@@ -6,24 +6,24 @@ DOCUMENTATION = r"""
 module: restore_plan
 short_description: Decide whether backups are listed, a live site is restored, or a bare host is rebuilt
 description:
-  - Checks what the user of C(playbooks/restore.yml) said, and looks whether the host that would change has a live
-    release of the site. Changes nothing.
-  - Delegate it to O(target) where that is given.
+  - Checks the variables of C(playbooks/restore.yml), and whether the host that would change has a live release of the
+    site. Changes nothing.
+  - If O(target) is given, delegate the task to it.
 options:
   site:
     description: Name of the site.
     type: str
     required: true
   backup:
-    description: V(latest), a backup's id or a time; or, with a C(/), the path of a database on the control node.
+    description: V(latest), a backup's id or a time. A value with a C(/) is the path of a database on the control node.
     type: str
     default: ''
   source:
-    description: Directory of the control node that holds the backups. Without it they are on the host.
+    description: Directory on the control node with the backups. By default the backups are on the host.
     type: str
     default: ''
   target:
-    description: Host that gets the backup, if it is not the one whose backup it is.
+    description: Host to restore to, if it is not the host that made the backup.
     type: str
     default: ''
   group:
@@ -31,18 +31,18 @@ options:
     type: str
     required: true
   backup_directory:
-    description: Directory on a host without the site that holds the backups of all sites.
+    description: Directory with the backups of all sites, on a host that does not have the site.
     type: str
     default: /var/backups/hostwright
 attributes:
   check_mode:
-    description: Changes nothing in either mode.
+    description: The action changes nothing in either mode.
     support: full
 author: Hostwright contributors
 """
 
 EXAMPLES = r"""
-- name: Decide what is done
+- name: Decide between list, restore and rebuild
   hostwright.django.restore_plan:
     site: polls
     backup: latest
@@ -60,11 +60,11 @@ does:
   type: str
   returned: success
 host:
-  description: Host that changes.
+  description: Host that is changed.
   type: str
   returned: success
 backup:
-  description: The backup that is asked for; empty for a file.
+  description: The requested backup; empty for a file.
   type: str
   returned: success
 file:
@@ -76,15 +76,15 @@ control_node:
   type: bool
   returned: success
 directory:
-  description: Directory of the backups; empty for the one that the role backup has set up.
+  description: Directory of the backups; empty for the directory that the role backup has set up.
   type: str
   returned: success
 host_directory:
-  description: Directory of the site's backups on a host without the site.
+  description: Directory of the site's backups on a host that does not have the site.
   type: str
   returned: success
 says:
-  description: For the user - which site and host are meant, or how to restore one of the listed backups.
+  description: Text for the user - the site and the host, or how to restore one of the listed backups.
   type: str
   returned: success
 """

@@ -21,27 +21,27 @@ DOCUMENTATION = r"""
 module: rollback
 short_description: Go back to an older release of a Django site
 description:
-  - Makes a new release of the image and the configuration that an older release had, by the same transaction as
-    M(hostwright.django.release). No request fails, and whatever goes wrong leaves the live release serving.
+  - Makes a new release of the image and the configuration of an older release, by the same transaction as
+    M(hostwright.django.release). No request fails. If the rollback fails, the live release still serves.
   - Media files are not part of a release and stay as they are.
 options:
   to:
-    description: Number of a release that was kept. Without it, the one that was live before.
+    description: Number of a kept release. The default is the release that was live before the current one.
     type: int
   schema:
     description:
       - What to do with migrations that the live database has and the older release lacks.
-      - V(refuse) changes nothing and names them, with an estimate of the rows that were written since.
+      - V(refuse) changes nothing and names them, with an estimate of the rows that were written since then.
       - V(reverse) reverses them on a copy of the database, with the newer image.
       - V(keep) runs the older code on the newer schema.
-      - V(generation) takes the database as it was before them. What was written since is lost.
+      - V(generation) takes the database as it was before them. Data written since then is lost.
     type: str
     choices: [refuse, reverse, keep, generation]
     default: refuse
 extends_documentation_fragment: [hostwright.django.release, hostwright.django.release.hold]
 attributes:
   check_mode:
-    description: Names the release that it would go back to, without a check of the schema.
+    description: Names the release that the module would go back to, without a check of the schema.
     support: partial
   diff_mode:
     description: Shows release and image.
@@ -50,7 +50,7 @@ author: Hostwright contributors
 """
 
 EXAMPLES = r"""
-- name: Go back to the release before
+- name: Go back to the previous release
   hostwright.django.rollback:
     site: polls
 
@@ -75,7 +75,7 @@ image:
   type: str
   returned: success
 migrations:
-  description: Migrations that were taken back or applied.
+  description: Migrations that were reversed or applied.
   type: list
   elements: str
   returned: success

@@ -21,22 +21,22 @@ DOCUMENTATION = r"""
 module: rotate
 short_description: Give a Django site a new secret key
 description:
-  - Makes a new secret key on the host, and a new release of the live one's image and configuration with it, by the same
-    transaction as M(hostwright.django.release). No request fails, and whatever goes wrong leaves the live release
-    serving, with the key it has.
-  - What older keys have signed, sessions for example, is accepted for O(days) more (Django's C(SECRET_KEY_FALLBACKS)).
+  - Makes a new secret key on the host and a new release with it, of the live release's image and configuration, by the
+    same transaction as M(hostwright.django.release). No request fails. If the rotation fails, the live release still
+    serves with its present key.
+  - Data signed with older keys, such as sessions, is accepted for O(days) more (Django's C(SECRET_KEY_FALLBACKS)).
 options:
   days:
-    description: Days that older keys are accepted. V(0) ends what they have signed at once, as after a theft.
+    description: Days that older keys are accepted. With V(0) their signatures become invalid at once, as after a theft.
     type: int
     default: 14
 extends_documentation_fragment: hostwright.django.release
 attributes:
   check_mode:
-    description: Names the release that it would make.
+    description: Names the release that the module would make.
     support: full
   diff_mode:
-    description: Shows the release; the key does not show.
+    description: Shows the release, without the key.
     support: full
 author: Hostwright contributors
 """
@@ -46,7 +46,7 @@ EXAMPLES = r"""
   hostwright.django.rotate:
     site: polls
 
-- name: End all sessions, the key was stolen
+- name: End all sessions after the theft of a key
   hostwright.django.rotate:
     site: polls
     days: 0
@@ -74,7 +74,7 @@ def seconds_of(days: int) -> int:
     """Return the seconds that older keys are accepted.
 
     Raises:
-        ReleaseError: the number of days is negative.
+        ReleaseError: ``days`` is negative.
     """
     if days < 0:
         raise ReleaseError(Step.READ_SETTINGS, f"app_secret_key_days: {days} is negative: use 0 or more days")

@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 import pytest
 from ansible.errors import AnsibleActionFail
 from ansible_collections.hostwright.django.plugins.action import restore, restore_plan
-from ansible_collections.hostwright.django.plugins.action.restore_plan import Said
+from ansible_collections.hostwright.django.plugins.action.restore_plan import Request
 from ansible_collections.hostwright.django.plugins.module_utils.host import carrier
 
 from tests.unit.plugins.release.test_restore import NOON, write_backup
@@ -69,9 +69,9 @@ VARIABLES = {
 }
 
 
-def plan(said: dict[str, str], live: bool = True, hosts: tuple[str, ...] = ("web",)) -> dict[str, Any]:
-    """What is decided."""
-    action = Plan({"site": "polls", "group": "prod", **said})
+def plan(options: dict[str, str], live: bool = True, hosts: tuple[str, ...] = ("web",)) -> dict[str, Any]:
+    """Return the plan for a request."""
+    action = Plan({"site": "polls", "group": "prod", **options})
     action.live = live
     variables = {**VARIABLES, "ansible_play_hosts": list(hosts)}
     answer: dict[str, Any] = action.run(task_vars=variables)
@@ -79,7 +79,7 @@ def plan(said: dict[str, str], live: bool = True, hosts: tuple[str, ...] = ("web
 
 
 @pytest.mark.parametrize(
-    ("live", "said", "does", "host", "directory"),
+    ("live", "options", "does", "host", "directory"),
     [
         (True, {}, "list", "web", ""),
         (False, {}, "list", "web", "/var/backups/hostwright/polls"),
@@ -91,20 +91,20 @@ def plan(said: dict[str, str], live: bool = True, hosts: tuple[str, ...] = ("web
         (True, {"backup": "/etc/passwd"}, "restore", "web", ""),
     ],
 )
-def test_what_is_done(live: bool, said: dict[str, str], does: str, host: str, directory: str) -> None:
-    decided = plan(said, live)
+def test_the_request_and_the_host_decide_what_is_done(live: bool, options: dict[str, str], does: str, host: str, directory: str) -> None:
+    decided = plan(options, live)
     assert (decided["does"], decided["host"], decided["directory"]) == (does, host, directory)
-    assert decided["control_node"] == (bool(said.get("source")) or "/" in said.get("backup", ""))
+    assert decided["control_node"] == (bool(options.get("source")) or "/" in options.get("backup", ""))
 
 
 @pytest.mark.parametrize(
-    ("said", "hosts", "problem"),
+    ("options", "hosts", "problem"),
     [
         ({"backup": "/nowhere"}, ["web"], "there is no file /nowhere on this machine"),
         ({"source": "/nowhere"}, ["web"], "there is no directory /nowhere on this machine"),
         ({"backup": "/etc/passwd", "source": "/usr"}, ["web"], "names a file to import"),
         ({"backup": "/etc/passwd", "target": "spare"}, ["web"], "names a file to import"),
-        ({"target": "spare"}, ["web"], "say with -e backup_restore which backup"),
+        ({"target": "spare"}, ["web"], "name the backup with -e backup_restore"),
         ({"target": "spare", "backup": "latest", "source": "/usr"}, ["web"], "backup_source goes to the hosts of -l"),
         ({"target": "nowhere", "backup": "latest"}, ["web"], "must be a host of the group prod"),
         ({"target": "web", "backup": "latest"}, ["web"], "not the host of -l"),
@@ -112,30 +112,30 @@ def test_what_is_done(live: bool, said: dict[str, str], does: str, host: str, di
         ({"target": "notes", "backup": "latest"}, ["web"], "notes has another site than polls"),
     ],
 )
-def test_what_cannot_be_done(said: dict[str, str], hosts: list[str], problem: str) -> None:
+def test_a_request_that_cannot_be_fulfilled_is_refused(options: dict[str, str], hosts: list[str], problem: str) -> None:
     with pytest.raises(AnsibleActionFail, match=rf"{problem}.*Nothing was changed\."):
-        plan(said, hosts=tuple(hosts))
+        plan(options, hosts=tuple(hosts))
 
 
-@pytest.mark.parametrize("said", [{"backup": "/etc/passwd"}, {"backup": "latest", "target": "spare"}])
-def test_a_host_without_the_site_gets_no_import_and_nothing_of_another_host(said: dict[str, str]) -> None:
+@pytest.mark.parametrize("options", [{"backup": "/etc/passwd"}, {"backup": "latest", "target": "spare"}])
+def test_a_host_without_the_site_refuses_an_import_and_another_host_s_backup(options: dict[str, str]) -> None:
     with pytest.raises(AnsibleActionFail, match=r"has no live release of polls: deploy to it first.*Nothing was"):
-        plan(said, live=False)
+        plan(options, live=False)
 
 
-def test_a_host_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = {"rc": 1, "stdout": "", "stderr": "sudo: a password is required"}
     monkeypatch.setattr(Plan, "_low_level_execute_command", lambda *_, **__: answer)
-    with pytest.raises(AnsibleActionFail, match="cannot look for a live release of polls: sudo: a password"):
+    with pytest.raises(AnsibleActionFail, match="cannot check for a live release of polls: sudo: a password"):
         plan({})
 
 
-def test_paths_are_taken_from_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_to_the_user_s_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/user")
     options = {"backup": "./db.sqlite3", "source": "~/backups", "target": ""}
-    said = Said.of(options)
-    assert (said.backup, said.file, said.source) == ("", f"{tmp_path}/db.sqlite3", "/home/user/backups")
+    request = Request.of(options)
+    assert (request.backup, request.file, request.source) == ("", f"{tmp_path}/db.sqlite3", "/home/user/backups")
 
 
 def test_a_backup_of_the_control_node_is_lent_to_the_host(tmp_path: Path, temporary: Path) -> None:

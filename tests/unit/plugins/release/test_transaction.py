@@ -1534,7 +1534,7 @@ def test_each_option_of_the_module_counts(option: str) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
-        ("workers", {"Mailer": "send"}, "'Mailer' will not do"),
+        ("workers", {"Mailer": "send"}, "'Mailer' is not a valid name"),
         ("workers", {"mailer": 7}, "7 is no management command"),
         ("workers", {"mailer": "send 'it"}, "No closing quotation"),
         ("jobs", {"tidy": "clearsessions"}, "'tidy' needs 'schedule' and 'command'"),
