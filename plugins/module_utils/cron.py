@@ -1,4 +1,4 @@
-"""What cron understands: the five fields of a schedule."""
+"""Cron expressions: validation, and the longest time between two runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-# Field, its least and its greatest value, and its names; crontab(5) of Debian's cron.
+# Field, least and greatest value, and names of values; see crontab(5) of Debian's cron.
 _FIELDS: tuple[tuple[str, int, int, dict[str, int]], ...] = (
     ("minute", 0, 59, {}),
     ("hour", 0, 23, {}),
@@ -21,7 +21,7 @@ _ITEM = re.compile(
     r"(?P<star>\*)(?:/(?P<star_step>\d+))?|(?P<first>\w+)(?:-(?P<last>\w+)(?:/(?P<step>\d+))?)?", re.ASCII
 )
 _LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
-# After so many days the calendar repeats (but for the years 1900 and 2100), weekdays and leap days together.
+# The calendar repeats after 28 years, with weekdays and leap days (except across the years 1900 and 2100).
 _FIRST_DAY, _CYCLE = datetime.date(2004, 1, 1), 28 * 365 + 7
 
 
@@ -30,26 +30,26 @@ class CronError(ValueError):
 
 
 def problem(expression: object) -> str:
-    """Say what is wrong with a cron expression.
+    """Validate a cron expression.
 
     Args:
         expression: five fields, such as ``17 * * * *``.
 
     Returns:
-        One sentence; empty if cron would run it.
+        A sentence that says what is wrong; empty if cron would run it.
     """
     try:
-        check(expression)
+        _parse(expression)
     except CronError as error:
         return str(error)
     return ""
 
 
 def longest_gap(expression: str) -> int:
-    """Return the longest time between two runs of a schedule, in seconds of a clock that nobody puts forward or back.
+    """Return the longest time between two runs of a schedule, in seconds, without changes of the clock.
 
     Raises:
-        CronError: as ``check``.
+        CronError: the expression is invalid; the message names the field and its valid values.
     """
     schedule = _parse(expression)
     moments = sorted(60 * hour + minute for hour in schedule.hours for minute in schedule.minutes)
@@ -61,18 +61,9 @@ def longest_gap(expression: str) -> int:
     )
 
 
-def check(expression: object) -> None:
-    """Check a cron expression.
-
-    Raises:
-        CronError: names the field, and what it may be.
-    """
-    _parse(expression)
-
-
 @dataclass(frozen=True)
 class _Schedule:
-    """What the five fields mean; Sunday is 0. ``any_day`` and ``any_weekday``: the field begins with ``*``."""
+    """The values of the five fields; Sunday is 0. ``any_day`` and ``any_weekday``: the field begins with ``*``."""
 
     minutes: set[int]
     hours: set[int]
@@ -83,7 +74,7 @@ class _Schedule:
     any_weekday: bool
 
     def is_due(self, date: datetime.date) -> bool:
-        """Tell whether it runs on a day: both days must fit, or one of them if both are restricted (crontab(5))."""
+        """Return whether it runs on a date: both days must match, or one if both are restricted (crontab(5))."""
         day, weekday = date.day in self.days, date.isoweekday() % 7 in self.weekdays
         fits = (day and weekday) if self.any_day or self.any_weekday else (day or weekday)
         return date.month in self.months and fits
@@ -101,7 +92,7 @@ def _parse(expression: object) -> _Schedule:
     minutes, hours, days, months, weekdays = (_values(word, *field) for word, field in zip(words, _FIELDS, strict=True))
     any_day, any_weekday = (word.startswith("*") for word in (words[2], words[4]))
     if any_weekday and not any(day <= _LONGEST[month - 1] for month in months for day in days):
-        raise CronError(f"{expression!r} would never run: no such month has that day.")
+        raise CronError(f"{expression!r} would never run: none of its months has one of its days.")
     return _Schedule(minutes, hours, days, months, {day % 7 for day in weekdays}, any_day, any_weekday)
 
 
@@ -111,7 +102,7 @@ def _values(word: str, name: str, least: int, greatest: int, names: dict[str, in
         match = _ITEM.fullmatch(item)
         if match is None:
             raise CronError(
-                f"The {name} {word!r} is not understood: "
+                f"The {name} {word!r} is not valid: use "
                 f"{least}-{greatest}, *, ranges (a-b), steps (*/n, a-b/n) and lists (a,b)."
             )
         if match["star"]:
@@ -121,7 +112,7 @@ def _values(word: str, name: str, least: int, greatest: int, names: dict[str, in
             last = first if match["last"] is None else _number(match["last"], name, least, greatest, names)
         step = int(match["star_step"] or match["step"] or 1)
         if first > last:
-            raise CronError(f"The {name} {word!r} has a range that goes backwards.")
+            raise CronError(f"The {name} {word!r} has a range that ends before it begins.")
         if not 1 <= step <= greatest:
             raise CronError(f"The {name} {word!r} has a step that is not between 1 and {greatest}.")
         found.update(range(first, last + 1, step))

@@ -1,4 +1,4 @@
-"""Variables as they were typed after ``-e``."""
+"""The whole values of variables that were given with ``-e``."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Sequence
 
 
 class CommandLineError(ValueError):
-    """What was typed can be read in two ways."""
+    """The command line is ambiguous."""
 
 
 def as_typed(name: str, value: str, words: Sequence[str]) -> str:
-    """Give back what Ansible cuts off: of ``-e manage="check --deploy"`` it keeps ``check``.
+    """Restore the part of a value that Ansible cuts off: of ``-e manage="check --deploy"`` it keeps ``check``.
 
-    The shell takes the quotes away, and Ansible splits what is left at its blanks.
+    The shell removes the quotes, and Ansible splits the rest at blanks.
 
     Args:
-        name: of the variable.
-        value: as Ansible understood it.
+        name: name of the variable.
+        value: the value that Ansible has read.
         words: the command line.
 
     Returns:
-        The whole value, where Ansible's is the beginning of what was typed; else Ansible's.
+        The whole value if Ansible's value is the beginning of the typed one; otherwise Ansible's value.
 
     Raises:
         CommandLineError: another variable follows in the same ``-e``.
@@ -37,6 +37,6 @@ def as_typed(name: str, value: str, words: Sequence[str]) -> str:
             return value
         other = re.search(r"\s([a-z_][a-z0-9_]*)=", rest)
         if other:
-            raise CommandLineError(f"Give {name} and {other[1]} an -e each: -e {name}='…' -e {other[1]}=…")
+            raise CommandLineError(f"Use a separate -e for {name} and {other[1]}: -e {name}='…' -e {other[1]}=…")
         return whole
     return value

@@ -1,7 +1,7 @@
-"""The manifests of a directory of backups: which backups can be used, and why the others cannot.
+"""The manifests in a directory of backups: the usable backups, and why the others are not usable.
 
-The modules and the command ``hostwright`` of a host judge by this file, as ``contract.py`` says. A backup is there when
-its seal is: the SHA-256 of the manifest, written last. The runtime in the image writes both, and reads them by itself.
+The modules and a host's command ``hostwright`` share this file, as they share ``contract.py``. A backup exists when its
+seal exists: the SHA-256 of the manifest, written last. The image's runtime writes both, and has its own reader.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MANIFEST = ".json"
 SEAL = ".json.sha256"
 ID = re.compile(r"(\d{8}T\d{6}Z)-r(\d+)")
 _MOMENT = "%Y%m%dT%H%M%SZ"
-# What a reader on the host uses, with its type. A name after a dot is a field of an object.
+# Fields that are used on the host, with their types. A name after a dot is a field of an object.
 FIELDS: dict[str, type] = {
     "id": str, "time": str, "site": str, "release": int, "version": str, "image": str, "rows": dict, "rows_total": int,
     "database.bytes": int, "archive.name": str, "archive.sha256": str, "config.name": str, "config.sha256": str,
@@ -32,11 +32,11 @@ def look(directory: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Read the manifests of a directory.
 
     Returns:
-        The manifests of the backups that can be used, the oldest one first, and for each other backup its id and what
-        is wrong with it.
+        The manifests of the usable backups, the oldest one first, and the reason why each other backup is not usable,
+        by its id.
 
     Raises:
-        PermissionError: a manifest may not be read; nothing is known of its backup then.
+        PermissionError: a manifest may not be read, so that nothing is known about its backup.
         OSError: the directory cannot be read.
     """
     names = (path.name[: -len(SEAL)] for path in directory.iterdir() if path.name.endswith(SEAL))
@@ -47,19 +47,19 @@ def look(directory: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
         except PermissionError:
             raise
         except (OSError, ValueError) as error:
-            if (directory / f"{name}{SEAL}").exists():  # else it has been removed meanwhile, as old ones are
+            if (directory / f"{name}{SEAL}").exists():  # otherwise the old backup was removed in the meantime
                 wrong[name] = str(error)
     return usable, wrong
 
 
 def order(name: str) -> tuple[str, int]:
-    """Sort ids by their moments; of those of one second the higher release is the newer one."""
+    """Return the sort key of an id: its time, then its release."""
     moment, _, release = name.partition("-r")
     return moment, int(release)
 
 
 def size(number: float) -> str:
-    """Write a number of bytes."""
+    """Return a number of bytes as text with a unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
@@ -72,7 +72,7 @@ def _read(directory: Path, name: str) -> dict[str, Any]:
 
     Raises:
         OSError: it or its seal cannot be read.
-        ValueError: it is not what was sealed, or not a manifest that this version can use.
+        ValueError: it does not match its seal, or this version cannot use it.
     """
     text = files.read(directory / f"{name}{MANIFEST}")
     sealed = files.read(directory / f"{name}{SEAL}").partition(" ")[0]
@@ -80,9 +80,9 @@ def _read(directory: Path, name: str) -> dict[str, Any]:
         raise ValueError(f"its hash is not the sealed {sealed}")
     manifest = json.loads(text)
     if not isinstance(manifest, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     if manifest.get("format") != FORMAT:
-        raise ValueError(f"it has format {manifest.get('format')!r}, and this version reads format {FORMAT}")
+        raise ValueError(f"it has format {manifest.get('format')!r}, but this version reads format {FORMAT}")
     if manifest.get("id") != name:
         raise ValueError(f"it is the manifest of {manifest.get('id')}")
     for field, kind in FIELDS.items():

@@ -1,6 +1,6 @@
-"""The backups of a directory, as files: which there are, which one is meant, and whether it is what was written.
+"""The backups in a directory, as files: list them, choose one, and compare its files with the sealed hashes.
 
-No database is opened here: that is for the runtime in the site's image.
+No database is opened here: the runtime in the site's image does that.
 """
 
 from __future__ import annotations
@@ -35,57 +35,57 @@ SECRETS = "config/secrets/"
 
 @dataclass(frozen=True)
 class Backup:
-    """A sealed backup: its directory, and what its manifest says."""
+    """A sealed backup: its directory and its manifest."""
 
     directory: Path
     manifest: dict[str, Any]
 
     @property
     def id(self) -> str:
-        """Its name: moment and release."""
+        """Its name: time and release."""
         return str(self.manifest["id"])
 
     @property
     def moment(self) -> float:
-        """When it was made, in seconds since the epoch."""
+        """Time at which it was made, in seconds since the epoch."""
         return float(calendar.timegm(time.strptime(self.manifest["time"], TIME)))
 
     @property
     def bytes(self) -> int:
-        """Size of the database that it unpacks to."""
+        """Size of the unpacked database, in bytes."""
         return int(self.manifest["database"]["bytes"])
 
     @property
     def seal(self) -> Path:
-        """The file that was written last."""
+        """The seal, which is written last."""
         return self.directory / f"{self.id}{SEAL}"
 
     @property
     def media(self) -> Path:
-        """The tree of uploaded files."""
+        """Directory of the uploaded files."""
         return self.directory / f"{self.id}.media"
 
     @property
     def files(self) -> dict[Path, str]:
-        """Each file but the media with the hash that it must have."""
+        """The files except the media, each with its sealed SHA-256 hash."""
         wanted = {self.directory / f"{self.id}{MANIFEST}": self.seal.read_text().partition(" ")[0]}
         for part in ("archive", "config"):
             wanted[self.directory / self.manifest[part]["name"]] = self.manifest[part]["sha256"]
         return wanted
 
     def names(self) -> list[str]:
-        """All that belongs to it, as names in its directory; the seal comes last."""
-        found = sorted(path.name for path in self.directory.iterdir() if path.name.startswith(f"{self.id}."))
-        return [*(name for name in found if name != self.seal.name), self.seal.name]
+        """Return the names of its files and directories, the seal last."""
+        found = {path.name for path in self.directory.iterdir() if path.name.startswith(f"{self.id}.")}
+        return [*sorted(found - {self.seal.name}), self.seal.name]
 
     def missing_media_bytes(self, media: Path) -> int:
-        """Size of the uploaded files that a site's ``media`` directory lacks."""
+        """Return the size, in bytes, of the uploaded files that a site's ``media`` directory lacks."""
         found = (Path(top) / name for top, _, names in os.walk(self.media) for name in names)
         lacking = [path for path in found if not os.path.lexists(media / path.relative_to(self.media))]
         return sum(path.lstat().st_size for path in lacking)
 
     def described(self) -> dict[str, Any]:
-        """What a person wants to know of it."""
+        """Return a summary for the user."""
         shown = ("id", "time", "site", "release", "version", "image", "rows", "rows_total", "migrations_head")
         return {
             **{name: self.manifest.get(name) for name in shown},
@@ -97,7 +97,7 @@ class Backup:
 
 @dataclass(frozen=True)
 class Protected:
-    """What a rebuild needs besides the database: the site's secret key, and which other secrets its release had."""
+    """The protected part of a backup: the site's secret key, and the names of the other secrets of its release."""
 
     secret_key: SecretKey
     secrets: tuple[str, ...]
@@ -107,32 +107,33 @@ class Protected:
         """Read the protected part of a backup.
 
         Raises:
-            ReleaseError: it has no secret key.
+            ReleaseError: it cannot be read, or has no secret key.
         """
         path = backup.directory / backup.manifest["config"]["name"]
         own = f"{SECRETS}{backup.manifest['release']}/"
         try:
             with tarfile.open(path, "r:") as archive:
                 found = archive.getnames()
-                beside = own if f"{own}{secret_key.NAME}" in found else SECRETS  # where it was before each had its own
-                fallbacks = f"{beside}{secret_key.FALLBACKS}"
+                place = own if f"{own}{secret_key.NAME}" in found else SECRETS  # older backups: one for all releases
+                fallbacks = f"{place}{secret_key.FALLBACKS}"
                 key = SecretKey.of(
-                    _text(archive, f"{beside}{secret_key.NAME}"),
+                    _text(archive, f"{place}{secret_key.NAME}"),
                     _text(archive, fallbacks) if fallbacks in found else "",
                 )
+            if not key.value.strip():
+                raise ValueError("it is empty")
         except (OSError, KeyError, ValueError, tarfile.TarError) as error:
-            raise ReleaseError(CHECK, f"{path} does not give the site's secret key: {error}") from error
-        if not key.value.strip():
-            raise ReleaseError(CHECK, f"{path} does not give the site's secret key: it is empty")
+            raise ReleaseError(CHECK, f"cannot read the site's secret key from {path}: {error}") from error
         names = (name.removeprefix(own) for name in found if name.startswith(own))
         return cls(key, tuple(sorted(name for name in names if SECRET.fullmatch(name))))
 
 
 @dataclass(frozen=True)
 class BackupDirectory:
-    """The sealed backups of a directory: those that can be read, the oldest one first, and what is wrong with others.
+    """The sealed backups in a directory.
 
-    ``damaged`` has a sentence by id.
+    ``whole`` are the readable ones, the oldest one first; ``damaged`` maps the id of every other one to a sentence that
+    says what is wrong with it.
     """
 
     directory: Path
@@ -141,7 +142,7 @@ class BackupDirectory:
 
     @classmethod
     def of(cls, directory: Path) -> BackupDirectory:
-        """Look at a directory.
+        """Read a directory.
 
         Raises:
             ReleaseError: it cannot be read.
@@ -149,7 +150,7 @@ class BackupDirectory:
         try:
             usable, wrong = look(directory)
         except PermissionError as error:
-            raise ReleaseError(CHOOSE, f"{error.filename}: may not be read by the user {os.getuid()}") from error
+            raise ReleaseError(CHOOSE, f"{error.filename}: the user {os.getuid()} may not read it") from error
         except OSError as error:
             raise ReleaseError(
                 CHOOSE, f"{directory}: cannot read the backups: {error.strerror}; the role backup makes that directory"
@@ -161,10 +162,10 @@ class BackupDirectory:
         return cls(directory, tuple(Backup(directory, manifest) for manifest in usable), damaged)
 
     def choose(self, word: str) -> Backup:
-        """Find the backup that is meant.
+        """Find the requested backup.
 
         Args:
-            word: ``latest``, an id, or a time (ISO 8601, UTC if it has no zone) at which it must have been made.
+            word: ``latest``, an id, or a time (ISO 8601, UTC if it has no zone) for the last backup made until then.
 
         Raises:
             ReleaseError: there is none, or it is damaged.
@@ -175,7 +176,7 @@ class BackupDirectory:
             raise ReleaseError(CHOOSE, f"{self.directory} has no backup")
         chosen = every[-1] if word == LATEST else word
         if chosen in self.damaged:
-            others = f". The newest that can be read: {self.whole[-1].id}" if whole else ""
+            others = f". The newest readable backup: {self.whole[-1].id}" if whole else ""
             raise ReleaseError(CHOOSE, f"{self.damaged[chosen]}{others}")
         return whole[chosen] if chosen in whole else self._made_until(word)
 
@@ -185,8 +186,9 @@ class BackupDirectory:
             newest = ", ".join(backup.id for backup in self.whole[: -SHOWN - 1 : -1])
             raise ReleaseError(
                 CHOOSE,
-                f"{word!r} is no backup in {self.directory} and no time: say latest, an id, or a time such as "
-                f"2026-11-23T04:00; for a database of this machine, a path with a '/'. The newest are {newest}",
+                f"{word!r} is neither a backup in {self.directory} nor a time: give latest, an id, a time such as "
+                "2026-11-23T04:00, or, for a database on the control node, a path with a '/'. The newest backups: "
+                f"{newest}",
             )
         older = [backup for backup in self.whole if backup.moment <= until]
         if not older:
@@ -194,7 +196,7 @@ class BackupDirectory:
         return older[-1]
 
     def table(self) -> list[str]:
-        """The backups as lines of text, the newest one first; fewer than 80 columns."""
+        """Return the backups as lines of text, the newest one first, in fewer than 80 columns."""
         rows = [("id", "made (UTC)", "rel", "version", "rows", "size"), *map(_row, reversed(self.whole))]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [" ".join(_aligned(row, widths)).rstrip() for row in rows]
@@ -203,7 +205,7 @@ class BackupDirectory:
 
 def _moment(word: str) -> float | None:
     if len(word.strip()) <= len("2026-11-23"):
-        return None  # its midnight is hardly meant; and it is what -e leaves of "2026-11-23 04:30"
+        return None  # a date alone is what -e leaves of "2026-11-23 04:30"; its midnight would be wrong
     try:
         moment = datetime.fromisoformat(word.strip())
     except ValueError:
@@ -212,7 +214,7 @@ def _moment(word: str) -> float | None:
 
 
 def check(backup: Backup) -> None:
-    """Compare the files of a backup, but for the media, with the hashes that were sealed.
+    """Compare the files of a backup, except the media, with the sealed hashes.
 
     Raises:
         ReleaseError: one differs or is missing.

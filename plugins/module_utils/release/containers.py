@@ -1,4 +1,4 @@
-"""A site's containers: what they may do, what they see, whose they are."""
+"""A site's containers: limits, mounts, labels, and their life cycle."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .record import Record
 from .site import Site
 from .spec import Spec
 
-HELPER = "release"  # the part of a site's one-shot container
-SERVING, BESIDE = 1024, 512  # shares of a processor that is short: of what visitors wait for, and of all else
-EGRESS = "hostwright-egress"  # the network of releases that may reach out
-# The configuration holds the secrets of all releases, for backups; an empty directory lies over them.
+HELPER = "release"  # suffix of the name of a site's one-shot container
+SERVING, BESIDE = 1024, 512  # CPU shares of the containers that visitors wait for, and of all others
+EGRESS = "hostwright-egress"  # the network of releases that may open connections
+# The configuration contains the secrets of all releases, for backups; an empty directory is mounted over them.
 HIDDEN = ("--tmpfs", f"{CONFIGURATION}/secrets:ro,nosuid,nodev,noexec,size=4k")
 REMOVAL_SECONDS = 10.0
 PAUSE = 0.1
 
 
 class Containers:
-    """The containers of one site; the parts of a release are ``web``, its workers and its jobs."""
+    """The containers of one site; a release has ``web``, its workers and its jobs."""
 
     def __init__(self, site: Site, engine: Engine) -> None:
         self.site = site
@@ -32,7 +32,7 @@ class Containers:
 
     @property
     def helper(self) -> str:
-        """Name of the one-shot container that looks at a project and migrates."""
+        """Name of the one-shot container that loads a project and migrates."""
         return f"{self.site.name}-{HELPER}"
 
     def web(self, number: int) -> str:
@@ -48,10 +48,10 @@ class Containers:
         return f"{self.web(number)}-job-{name}"
 
     def provide_network(self, spec: Spec) -> None:
-        """Have the network that a release's containers need; in it they do not reach each other.
+        """Make the network that a release's containers need; in it they cannot reach each other.
 
         Raises:
-            EngineError: it cannot be made, or there is somebody else's of that name.
+            EngineError: it cannot be made, or a foreign network has its name.
         """
         ours = ("--filter", f"name=^{EGRESS}$", "--filter", "label=hostwright=network")
         if spec.egress and not self.engine("network", "ls", "--quiet", *ours):
@@ -59,7 +59,7 @@ class Containers:
             self.engine("network", "create", "--label", "hostwright=network", *apart, EGRESS)
 
     def create(self, spec: Spec, number: int) -> None:
-        """Create all containers of a release; none of them runs yet."""
+        """Create all containers of a release, without starting them."""
         self.provide_network(spec)
         self._create(self.web(number), spec, number, "always", "serve", health=True)
         for name, command in spec.workers.items():
@@ -90,17 +90,17 @@ class Containers:
         )  # fmt: skip
 
     def one_shot(self, spec: Spec, number: int, image: str, *verb: str) -> list[str]:
-        """Docker's arguments to run a verb of the runtime and talk to it, without network and with media read-only."""
+        """Return Docker's arguments to run a verb of the runtime interactively, without network, media read-only."""
         return [
             "run", "--rm", "--interactive", "--name", self.helper, *_hardened(spec, "none"),
             *self._mounts(number, read_only=(f"{self.site.name}_media",)), *self._labels(number), image, *verb,
         ]  # fmt: skip
 
     def filler(self, spec: Spec, number: int, backups: Path, *verb: str) -> list[str]:
-        """Docker's arguments to fill a database generation from a directory, which the container sees read-only.
+        """Return Docker's arguments to fill a database generation from a directory, which is mounted read-only.
 
-        The site's directories are bound by their paths: the Engine mounts a volume once for all its containers, so
-        that one which runs would have it show a directory that was removed.
+        The site's directories are bound by their paths: the Engine mounts a volume once for all its containers, so a
+        running container would make it show a directory that was removed meanwhile.
         """
         mounts = [
             word
@@ -113,18 +113,18 @@ class Containers:
         ]  # fmt: skip
 
     def hook(self, name: str, spec: Spec, number: int, command: tuple[str, ...]) -> list[str]:
-        """Docker's arguments to run a management command of a release that does not serve yet."""
+        """Return Docker's arguments to run a management command of a release that does not serve yet."""
         return [
             "run", "--rm", "--name", name, *_hardened(spec, _network(spec)), *self._mounts(number),
             *self._labels(number), "--entrypoint", "python3", spec.image, "manage.py", *command,
         ]  # fmt: skip
 
     def of_release(self, number: int) -> list[str]:
-        """Names of the containers of a release that are there, the one that serves first."""
+        """Return the names of a release's existing containers, the serving one first."""
         return sorted(name for name, label in self.all().items() if label == str(number) and name != self.helper)
 
     def all(self) -> dict[str, str]:
-        """All containers of the site's releases, by name, with the number of the release."""
+        """Return the containers of all releases: their names, each with the number of its release."""
         listed = self.engine(
             "ps", "--all", "--filter", "label=hostwright=release",
             "--filter", f"label=hostwright.site={self.site.name}",
@@ -134,35 +134,35 @@ class Containers:
         return {name: label for name, _, label in found}
 
     def down(self, live: Record, spec: Spec) -> list[str]:
-        """Names of the live release's containers that should run and do not, the one that serves first."""
+        """Return the names of the live release's containers that should run and do not, the serving one first."""
         names = [live.container, *(self.worker(live.release, name) for name in spec.workers)]
         return [name for name in names if not self.running(name)]
 
     def running(self, name: str) -> bool:
-        """Whether a container runs."""
+        """Return whether a container runs."""
         found = self.engine.container(name)
         return bool(found and found["State"]["Running"])
 
-    def at_work(self, name: str) -> bool:
-        """Whether a process runs in a container; the Engine says that one runs which it is about to start again."""
+    def has_process(self, name: str) -> bool:
+        """Return whether a process runs in a container; the Engine reports a restarting container as running, too."""
         found = self.engine.container(name)
         return bool(found and found["State"]["Running"] and not found["State"].get("Restarting"))
 
     def ended(self, name: str) -> bool:
-        """Whether a container has ended since it was started; the Engine may have started it again."""
+        """Return whether a container has ended since it was started, even if the Engine has restarted it."""
         found = self.engine.container(name)
         return not found or not found["State"]["Running"] or found["RestartCount"] > 0
 
     def stop(self, names: list[str], timeout: int) -> None:
-        """Let containers end their work, ``timeout`` seconds at most."""
+        """Stop containers; each has ``timeout`` seconds to finish its work."""
         if names:
             self.engine("stop", "-t", str(timeout), *names, timeout=timeout + 60)
 
     def remove(self, *names: str) -> None:
-        """Remove containers of this site, and see that they are gone; somebody else's of that name stays.
+        """Remove containers of this site and wait until they are gone; a foreign container of that name stays.
 
         Raises:
-            EngineError: one of them stays.
+            EngineError: one of them cannot be removed.
         """
         for name in names:
             found = self.engine.container(name)
@@ -172,7 +172,7 @@ class Containers:
                     self._wait_until_gone(name, done.said)
 
     def _wait_until_gone(self, name: str, said: str) -> None:
-        """Wait for a container that may be on its way already: one that ended of itself, and is removed then."""
+        """Wait until a container is gone: the Engine may be removing it already, because it ended by itself."""
         until = time.monotonic() + REMOVAL_SECONDS
         while self.engine.container(name):
             if time.monotonic() > until:
@@ -180,7 +180,7 @@ class Containers:
             time.sleep(PAUSE)
 
     def check(self, step: str, spec: Spec, number: int) -> None:
-        """A container or volume of somebody else's under a name that we need is refused, never removed.
+        """Refuse a foreign container or volume under a name that the release needs; it is never removed.
 
         Raises:
             ReleaseError: there is one.
@@ -197,8 +197,8 @@ class Containers:
             if (found["Options"] or {}).get("device") != str(directory):
                 raise ReleaseError(
                     step,
-                    f"the Docker volume {name} exists already and is not bound to {directory}: it is not of this site; "
-                    f"look at it with 'docker volume inspect {name}', rename the site or remove the volume",
+                    f"the Docker volume {name} exists already and is not bound to {directory}, so it is not of this "
+                    f"site: check 'docker volume inspect {name}', then rename the site or remove the volume",
                 )
 
     def _ours(self, found: Mapping[str, Any]) -> bool:
@@ -211,8 +211,8 @@ class Containers:
         ]  # fmt: skip
 
     def _mounts(self, number: int, read_only: tuple[str, ...] = ()) -> list[str]:
-        # A directory that is missing the Engine makes, where it would not start a container with a mount: one that it
-        # starts before the secrets are there again tries until they are.
+        # With --volume the Engine creates a missing directory; with --mount it would not start the container. A
+        # container that starts at boot before its secrets are copied restarts until they are.
         options = [*HIDDEN, "--volume", f"{self.site.memory / str(number)}:{SECRETS}:ro"]
         for name, (directory, target, always) in self.site.volumes.items():
             mount = (
@@ -224,7 +224,7 @@ class Containers:
 
 
 def _hardened(spec: Spec, network: str, shares: int = BESIDE) -> list[str]:
-    """Docker's options of every container of a release, for what it may do and use."""
+    """Return Docker's options that limit a container of a release."""
     limits = spec.limits
     return [
         *hardened(network, limits.memory, limits.tmp, limits.pids, shares, limits.cpus),
@@ -233,5 +233,5 @@ def _hardened(spec: Spec, network: str, shares: int = BESIDE) -> list[str]:
 
 
 def _network(spec: Spec) -> str:
-    """The network of a release's containers. Nginx comes to the site through a socket in a volume, and needs none."""
+    """Return the network of a release's containers. Nginx needs none: it reaches the site through a socket."""
     return EGRESS if spec.egress else "none"

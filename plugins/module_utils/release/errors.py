@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 class ReleaseError(Exception):
-    """A release that was not made. ``step`` names the step that failed; the message says why and what to do."""
+    """A failed release. ``step`` names the failed step; the message gives the cause and the remedy."""
 
     def __init__(self, step: str, message: str, log: str = "") -> None:
         super().__init__(message)
-        self.step = str(step)  # without the type of an enumeration, which a module could not return
+        self.step = str(step)  # a plain str: a module cannot return a member of an enumeration
         self.log = log

@@ -1,11 +1,11 @@
-"""Where containers see database generations."""
+"""Paths of database generations in containers."""
 
 from __future__ import annotations
 
 from ..contract import DATA
 
 DATABASES = f"{DATA}/databases"
-REHEARSAL = "rehearsal"  # beside the generations: a copy that is thrown away
+REHEARSAL = "rehearsal"  # directory of the rehearsal's temporary copy, beside the generations
 
 
 def database(generation: int) -> str:

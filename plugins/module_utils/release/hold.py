@@ -1,6 +1,6 @@
-"""Requests that wait while a release commits: Nginx keeps them, until a deadline that it enforces itself.
+"""The hold: Nginx keeps requests waiting while a release commits, until a deadline that Nginx itself enforces.
 
-The sign is a file whose modification time is the deadline. Whoever made it may die: Nginx lets go all the same.
+A file signals the hold; its modification time is the deadline. If the process that made it dies, the hold still ends.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 
 from ..host import files
 
-MARGIN = 1.0  # seconds before Nginx's deadline at which the committer gives up (facts of the prototype: 9 of 10)
+MARGIN = 1.0  # seconds before Nginx's deadline at which the committer gives up
 LISTENING = "00010000"  # the flag of a listening socket in /proc/net/unix (SO_ACCEPTCON)
 PAUSE = 0.01
-LOOKS = 2  # in a row that must find nobody
-BEAT = 2.0  # seconds between two signs of life of a maintenance window
+EMPTY_COUNTS = 2  # consecutive counts without a connection that end a drain
+BEAT = 2.0  # seconds between two renewals of a gate's deadline
 
 
 class Gate:
-    """One such file: ``hold`` keeps requests waiting, ``maintenance`` has them answered by 503.
+    """Such a file: for ``hold`` Nginx keeps requests waiting, for ``maintenance`` it answers 503.
 
-    A release's ``rest`` is another one; the runtime of its workers reads it.
+    A release's ``rest`` pauses its workers; their runtime reads it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,10 +32,10 @@ class Gate:
         self.deadline = 0.0
 
     def shut(self, seconds: float) -> None:
-        """Shut it for so many seconds from now, at once and whole: a rename."""
+        """Shut it for ``seconds`` from now, atomically by a rename."""
         self.deadline = time.time() + seconds
         pending = self.path.with_name(f".{self.path.name}.new")
-        descriptor = files.create(pending, 0o644)  # the site may write beside a rest
+        descriptor = files.create(pending, 0o644)  # safe where the site may write, as in the directory of ``rest``
         os.utime(descriptor, (self.deadline, self.deadline))
         os.close(descriptor)
         files.replace(pending, self.path)
@@ -45,12 +45,12 @@ class Gate:
         files.remove_tree(self.path)
 
     def left(self) -> float:
-        """Seconds that the committer has left."""
+        """Return the seconds that the committer has left."""
         return self.deadline - MARGIN - time.time()
 
 
 class RenewedGate(Gate):
-    """A gate whose deadline is renewed: it stays shut for as long as this process lives."""
+    """A gate that a thread renews: it stays shut while this process lives."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -58,15 +58,15 @@ class RenewedGate(Gate):
         self._beat: threading.Thread | None = None
 
     def shut(self, seconds: float) -> None:
-        """Shut it; it counts for ``seconds`` at most after this process has died."""
+        """Shut it; it stays shut for ``seconds`` at most after this process has died."""
         super().shut(seconds)
-        self._beat = threading.Thread(target=self._go_on, args=(seconds,), daemon=True)
+        self._beat = threading.Thread(target=self._renew, args=(seconds,), daemon=True)
         self._beat.start()
 
-    def _go_on(self, seconds: float) -> None:
+    def _renew(self, seconds: float) -> None:
         while not self._over.wait(min(BEAT, seconds / 3)):
             self.deadline = time.time() + seconds
-            # No file is made: the disk may be full by now. One that somebody has removed stays so; the guard will tell.
+            # The file is not made again: the disk may be full. If somebody has removed it, the guard's check fails.
             with contextlib.suppress(FileNotFoundError):
                 os.utime(self.path, (self.deadline, self.deadline), follow_symlinks=False)
 
@@ -78,36 +78,35 @@ class RenewedGate(Gate):
         super().open()
 
     def left(self) -> float:
-        """Seconds that the committer has left: it may take its time."""
+        """Return infinity: the deadline is renewed."""
         return float("inf")
 
 
 def connections(process: int, socket: str, proc: Path = Path("/proc")) -> int:
-    """How many of Nginx's connections a release has not finished with.
+    """Return the number of open connections from Nginx to a release.
 
-    The kernel lists them in the network namespace of the side that connects, under the path that the release bound.
+    The kernel lists them in the network namespace of the connecting side, under the path that the release bound.
 
     Args:
         process: id of a process in Nginx's container.
         socket: path of the release's socket in the release's container.
-        proc: where the kernel tells.
+        proc: mount point of procfs.
     """
     try:
         lines = (proc / str(process) / "net" / "unix").read_text().splitlines()[1:]
     except OSError:
-        return 0  # no Nginx: nobody is connected
-    named = [words for words in (line.split(maxsplit=7) for line in lines) if words[7:] == [socket]]
-    return sum(1 for words in named if words[3] != LISTENING)
+        return 0  # Nginx does not run, so it has no connections
+    return sum(words[7:] == [socket] and words[3] != LISTENING for words in (line.split(maxsplit=7) for line in lines))
 
 
 def drain(count: Callable[[], int], cap: float) -> float:
-    """Wait until no connection is left, ``cap`` seconds at most; return the seconds it took.
+    """Wait until no connection is left, ``cap`` seconds at most; return the seconds that it took.
 
-    Twice in a row nobody must be there: a request that passed the gate right before may not have connected yet.
+    Two consecutive counts must be 0: a request that has just passed the gate may not be connected yet.
     """
     start = time.monotonic()
     free = 0
-    while free < LOOKS and time.monotonic() - start < cap:
+    while free < EMPTY_COUNTS and time.monotonic() - start < cap:
         free = 0 if count() else free + 1
         time.sleep(PAUSE)
     return time.monotonic() - start

@@ -1,4 +1,4 @@
-"""What releases leave behind: what is unfinished or no longer needed is removed, what is kept stays."""
+"""Clean-up: remove what unfinished releases have left, and what no kept release needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .spec import Spec
 from .steps import Progress, Step
 
 TITLE_LABEL = "org.opencontainers.image.title"
-DEVELOPMENT = "-dev"  # ends the tags of images for development, which no release names
+DEVELOPMENT = "-dev"  # suffix of the tags of development images, which no release names
 HOST_COMMAND = "/usr/local/sbin/hostwright"
 
 
@@ -32,10 +32,10 @@ class Housekeeping:
     def sweep(self, current: Record | None) -> None:
         """Remove what a release without a commit has left: containers, directories, generations, a hold.
 
-        A migrator may guard an old generation until nothing can write to it any more: it goes last.
+        The migrator's container is removed last: it may guard an old generation until nothing can write to it.
 
         Raises:
-            ReleaseError: there are databases, but no live release; they may be all that is left of the site.
+            ReleaseError: there are databases but no live release; they may be the only data of the site.
         """
         self._progress.at(Step.SWEEP)
         generations = self._site.generations()
@@ -57,7 +57,7 @@ class Housekeeping:
             gate.unlink(missing_ok=True)
         kept = self._site.records() if current else {}
         for number in kept:
-            self._site.forget_rest(number)
+            self._site.end_pause(number)
         remove_tree(self._site.data / "databases" / REHEARSAL)
         for number in self._site.traces() - set(kept):
             self._site.remove(number)
@@ -66,7 +66,7 @@ class Housekeeping:
         self._site.unfinished.unlink(missing_ok=True)
 
     def schedule(self, spec: Spec) -> None:
-        """Have cron start the release's jobs, each in the release that is live at that time."""
+        """Write cron's table of the release's jobs; cron runs each in the release that is live at that time."""
         lines = [
             f"{job.schedule} root {HOST_COMMAND} job {self._site.name} {name}\n" for name, job in spec.jobs.items()
         ]
@@ -77,7 +77,7 @@ class Housekeeping:
             write_durably(self._cron, text, 0o644)
 
     def forget(self, live: Record, keep: int) -> None:
-        """Remove all but the last ``keep`` releases, and the generations and images that no kept one names."""
+        """Remove all but the last ``keep`` releases, and the generations and images that no kept release names."""
         records = self._site.records()
         kept = {record.release for record in list(records.values())[-max(keep, 1) :]} | {live.release}
         for number in set(records) - kept:
@@ -88,10 +88,7 @@ class Housekeeping:
         self._site.unfinished.unlink(missing_ok=True)
 
     def _forget_images(self, live: Record) -> None:
-        """Remove the site's images that are older than the live one and that no kept release names.
-
-        Only images with our labels count.
-        """
+        """Remove the site's images, found by their labels, that are older than the live one and in no kept release."""
         kept = self._site.records().values()
         names, ids = {record.image for record in kept}, {record.image_id for record in kept}
         site = live.image.rpartition(":")[0]

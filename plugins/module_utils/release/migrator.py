@@ -1,7 +1,7 @@
-"""The warm migrator: a process of the new image that does on a word what must not wait while requests do.
+"""The warm migrator: a process of the new image that copies and migrates databases without a start during the hold.
 
-It runs in a container of its own, without network, has Django and the migrations loaded, and opens the databases, which
-nothing on the host itself may do. Its words are the verb ``migrator`` of the image's runtime.
+It runs in a separate container without network, with Django and the migrations loaded. Only a container may open a
+site's databases, never the host. The runtime's verb ``migrator`` defines the protocol.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 from ..host.line_process import Conversation, ConversationError
 
-GRACE = 5.0  # seconds above the limit that the migrator itself keeps
+GRACE = 5.0  # seconds added to the limit that the migrator itself enforces
 ROWS_SECONDS = 30.0
 LOG_LINES = 25
 
 
 class MigratorError(Exception):
-    """The migrator could not do it; ``log`` is the end of what the project has said."""
+    """The migrator failed; ``log`` is the end of the project's output."""
 
     def __init__(self, message: str, log: str = "") -> None:
         super().__init__(message)
@@ -26,35 +26,35 @@ class MigratorError(Exception):
 
 
 class Migrator:
-    """The host's end of the conversation."""
+    """The host's side of the protocol."""
 
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
         self.guarding = False
 
     def look(self, timeout: float) -> dict[str, Any]:
-        """Wait until the project is loaded: what the preflight has found, with the pending migrations.
+        """Wait until the project is loaded, and return the preflight's result with the pending migrations.
 
         Raises:
-            MigratorError: the project cannot be deployed, and why.
+            MigratorError: the project cannot be deployed.
         """
         return self._hear(timeout)
 
     def rehearse(self, source: str, scratch: str, backwards: list[str], limit: float) -> dict[str, Any]:
-        """Copy a database and migrate the copy, which is thrown away: seconds and bytes."""
+        """Copy a database and migrate the copy, which is then removed; return seconds and bytes."""
         return self._ask("rehearse", limit, source=source, scratch=scratch, backwards=backwards)
 
     def guard(self, source: str, wait: float) -> None:
-        """Keep every writer out of a database until ``release``, or until the migrator ends."""
+        """Block writes to a database until ``release``, or until the migrator ends."""
         self._ask("guard", wait, source=source, wait=wait)
         self.guarding = True
 
     def copy(self, source: str, destination: str, limit: float) -> dict[str, Any]:
-        """Copy the guarded database: seconds and bytes."""
+        """Copy the guarded database; return seconds and bytes."""
         return self._ask("copy", limit, source=source, destination=destination)
 
     def migrate(self, database: str, backwards: list[str], limit: float) -> dict[str, Any]:
-        """Apply the pending migrations, or take back those of ``backwards``."""
+        """Apply the pending migrations, or reverse those in ``backwards``."""
         return self._ask("migrate", limit, database=database, backwards=backwards)
 
     def rows(self, source: str) -> dict[str, int]:
@@ -63,7 +63,7 @@ class Migrator:
         return found
 
     def check(self) -> None:
-        """See that the guard has held all the time.
+        """Check that the guard has been in force without interruption.
 
         Raises:
             MigratorError: it has not.
@@ -74,11 +74,11 @@ class Migrator:
         """Drop the guard, if any."""
         if self.guarding:
             self.guarding = False
-            with suppress(MigratorError):  # it has ended, and its guard with it
+            with suppress(MigratorError):  # the migrator has ended, and with it the guard
                 self._ask("release", GRACE)
 
     def dismiss(self) -> None:
-        """Let the migrator end while something else goes on; it guards nothing."""
+        """Let the migrator, which guards nothing, end in the background."""
         self._conversation.end()
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class Migrator:
         except ConversationError as error:
             raise self._ended(error) from error
         except ValueError as error:
-            raise MigratorError(f"the migrator said what is not JSON: {error}") from error
+            raise MigratorError(f"the migrator's answer is not JSON: {error}") from error
         if "error" in answer:
             raise MigratorError(answer["error"], answer.get("log", ""))
         return answer
@@ -109,5 +109,5 @@ class Migrator:
 
 
 def tail(text: str, lines: int = LOG_LINES) -> str:
-    """The last lines of a text."""
+    """Return the last lines of a text."""
     return "\n".join(text.strip().splitlines()[-lines:])

@@ -1,4 +1,4 @@
-"""What the modules that make releases have in common."""
+"""Common code of the modules that make releases."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ HOLD_ARGUMENTS: dict[str, Any] = {
 
 
 def site_of(module: AnsibleModule) -> Site:
-    """Return the site that a module is called for."""
+    """Return the site that a module's options name."""
     return Site(module.params["site"], Path(module.params["root"]))
 
 
 def result_of(module: AnsibleModule, outcome: Outcome) -> dict[str, Any]:
-    """Show an outcome's warnings, and return what a module returns of it."""
+    """Show an outcome's warnings, and return its part of a module's result."""
     for warning in outcome.warnings:
         module.warn(warning)
     return outcome.result()
 
 
 def perform(module: AnsibleModule, releases: Releases, work: Callable[[], dict[str, Any]]) -> None:
-    """Do a module's work and end it, with what the work returns or with why it failed and what serves now."""
+    """Run a module's work and exit with its result, or with the reason of its failure and the release that serves."""
     os.umask(0o022)  # Nginx, which is not root, reads what is made here
     for signalled in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signalled, lambda *_: sys.exit("ended by a signal"))  # the release is undone on its way out
+        signal.signal(signalled, lambda *_: sys.exit("ended by a signal"))  # SystemExit undoes the release
     try:
         result = work()
     except ReleaseError as error:

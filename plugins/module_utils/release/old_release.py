@@ -20,16 +20,16 @@ from .spec import Spec
 from .steps import Progress, Step
 
 NGINX = "hostwright-nginx"
-REST_ROOM = 10.0  # seconds for a worker to notice, and to start if the Engine starts it just now
+REST_ROOM = 10.0  # seconds for a worker to notice the pause, and to start if the Engine is just restarting it
 MAINTENANCE_SECONDS = 10.0  # after which Nginx opens again if this process has died
 
 
 @dataclass
 class OldRelease:
-    """The old release and what keeps it from writing.
+    """The old release, and what keeps it from writing.
 
-    ``spec`` is the new release's. ``gate`` has requests wait, ``rest`` pauses workers, ``stopped`` names the containers
-    to start again after a failure; ``held`` is the seconds during which requests waited.
+    ``spec`` is the new release's. ``gate`` keeps requests waiting, ``pause`` pauses the workers, ``stopped`` names the
+    containers to restart after a failure, and ``held`` is the number of seconds that requests waited.
     """
 
     record: Record
@@ -38,13 +38,13 @@ class OldRelease:
     readiness: Readiness
     progress: Progress
     gate: Gate | None = None
-    rest: Gate | None = None
+    pause: Gate | None = None
     stopped: list[str] = field(default_factory=list)
     held_since: float = 0.0
     held: float = 0.0
 
-    def rest_workers(self) -> None:
-        """Pause the workers and end the jobs, so that no job of two releases runs at the same time.
+    def pause_workers(self) -> None:
+        """Pause the workers and stop the jobs, so that no job of two releases runs at the same time.
 
         A worker's container keeps running, so that the worker resumes if this process dies.
 
@@ -58,15 +58,15 @@ class OldRelease:
         if workers:
             for name in workers.values():
                 remove_tree(site.rested(number, name))
-            self.rest = RenewedGate(site.rest(number))  # its only deadline is this process's death
-            self.rest.shut(patience + self.spec.hold_seconds + MARGIN)
+            self.pause = RenewedGate(site.rest(number))  # its only deadline is this process's death
+            self.pause.shut(patience + self.spec.hold_seconds + MARGIN)
         others = set(self.containers.of_release(number)) - {self.record.container, *workers}
         self.stopped = [name for name in sorted(others) if self.containers.running(name)]
         self.containers.stop(self.stopped, self.spec.stop_timeout)
-        self.readiness.wait_rested(number, workers, patience)
+        self.readiness.wait_paused(number, workers, patience)
 
     def hold(self, migrator: Migrator) -> None:
-        """Have requests wait, let the old release answer the earlier ones, and keep every writer out of its database.
+        """Hold requests, let the old release answer the earlier ones, and block writes to its database.
 
         Raises:
             MigratorError: the database cannot be guarded.
@@ -98,10 +98,10 @@ class OldRelease:
         return left
 
     def stop(self) -> None:
-        """Stop a release whose database is gone or cannot be guarded; visitors get the plain page meanwhile.
+        """Stop a release whose database is missing or cannot be guarded; visitors get the plain page meanwhile.
 
-        While one whose database is gone runs, the Engine shows every other container the removed directory instead of
-        the new generation.
+        A container that runs on a removed directory makes the Engine mount that directory, not the new generation, in
+        every other container.
         """
         self.progress.at(Step.STOP_LIVE)
         held, self.gate = self.gate, RenewedGate(self.containers.site.maintenance)
@@ -113,29 +113,29 @@ class OldRelease:
         self.stopped = [*self.stopped, *running]
         self.containers.stop(running, self.spec.stop_timeout)
 
-    def let_go(self) -> None:
-        """End the hold and the workers' pause: ``current`` decides whose workers run."""
+    def end_hold(self) -> None:
+        """End the hold and the workers' pause; the workers of the release that ``current`` names then run."""
         if self.gate:
             self.gate.open()
             self.gate = None
             self.held = time.monotonic() - self.held_since
-        if self.rest:
-            self.rest.open()
-            self.rest = None
+        if self.pause:
+            self.pause.open()
+            self.pause = None
 
-    def start_again(self) -> None:
-        """Start what was stopped; what cannot be started now is left to the next call."""
+    def restart(self) -> None:
+        """Start the stopped containers; a container that cannot be started now is left to the next call."""
         for name in self.stopped:
             with suppress(EngineError):
                 self.containers.engine.run(["start", name])
 
     def retire(self) -> None:
-        """Let it finish its requests, then remove its containers."""
+        """Let the release finish its requests, then remove its containers."""
         names = self.containers.of_release(self.record.release)
         self._drain(self._nginx())
         self.containers.stop([name for name in names if self.containers.running(name)], self.spec.stop_timeout)
         self.containers.remove(*names)
-        self.containers.site.forget_rest(self.record.release)
+        self.containers.site.end_pause(self.record.release)
 
     def _nginx(self) -> int:
         """Return the id of Nginx's process, 0 if it does not run."""
@@ -143,6 +143,6 @@ class OldRelease:
         return int(found["State"]["Pid"]) if found else 0
 
     def _drain(self, nginx: int) -> None:
-        """Let it answer what Nginx has passed on: when it ends, connections that it has not accepted are cut."""
+        """Let it answer the requests that Nginx has passed on; its end would break connections it has not accepted."""
         socket = f"{RUN}/releases/{self.record.release}/app.sock"
         drain(partial(connections, nginx, socket), self.spec.drain_seconds)

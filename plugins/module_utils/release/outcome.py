@@ -1,4 +1,4 @@
-"""What a call did, or would do."""
+"""The outcome of a call, or its prediction."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .record import Record
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call did: ``action`` is ``none``, ``started`` (the live release was down) or ``released``.
+    """The outcome of a call: ``action`` is ``none``, ``started`` (the live release was down) or ``released``.
 
-    ``previous`` is the release that was live before the call, ``held`` the seconds during which requests waited, and
-    ``restored`` what the module returns besides about a restore.
+    ``previous`` is the release that was live before the call, ``held`` the number of seconds that requests waited, and
+    ``restored`` has the further results of a restore.
     """
 
     action: str
@@ -27,7 +27,7 @@ class Outcome:
     restored: Mapping[str, Any] = field(default_factory=dict)
 
     def result(self) -> dict[str, Any]:
-        """Return what a module returns of every release."""
+        """Return the part of a module's result that every release has."""
         return {
             "changed": self.action != "none",
             "action": self.action,

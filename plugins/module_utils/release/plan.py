@@ -1,4 +1,4 @@
-"""What a release would do, as far as it shows without any change."""
+"""Prediction of a release, without any change."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .site import Site
 from .spec import Spec
 
 OVERHEAD = 0.5  # seconds of a hold besides drain, copy and migration: probe, record, rename
-COPY_SPEED = 200e6  # bytes a second, of a disk that is not fast
-RECENT = 5  # holds of which the longest is the estimate
+COPY_SPEED = 200e6  # bytes a second, of a slow disk
+RECENT = 5  # number of the last holds, of which the longest is the estimate
 
 
 def plan(
@@ -25,9 +25,9 @@ def plan(
 
     Args:
         site: the site on the host.
-        engine: its Engine.
-        containers: the site's.
-        spec: what is asked for.
+        engine: the host's Engine.
+        containers: the site's containers.
+        spec: the release to predict.
         migrations: all migrations of the image, in their order; None if they are those of the live release.
     """
     current = site.current_record()
@@ -40,7 +40,7 @@ def plan(
         return Outcome("released", number, current)
     asked = engine.run(["exec", current.container, "python3", "-m", "hostwright", "preflight", "--pending"])
     if asked.status != 0:
-        unknown = f"the live release cannot say which migrations it has applied: {tail(asked.said, 3)}"
+        unknown = f"cannot ask the live release for its applied migrations: {tail(asked.said, 3)}"
         return Outcome("released", number, current, warnings=(unknown,))
     applied = json.loads(asked.stdout.splitlines()[-1])["applied"]
     pending = tuple(name for name in migrations if name not in applied)
@@ -48,7 +48,7 @@ def plan(
 
 
 def _hold(site: Site, current: Record) -> float:
-    """Estimate the seconds that requests wait, from the last holds or from the database's size."""
+    """Estimate the seconds that requests wait, by the last holds or by the database's size."""
     holds = [line["hold_ms"] / 1000 for line in site.audited() if line["hold_ms"] and line["migrations"]]
     if holds:
         return float(max(holds[-RECENT:]))

@@ -1,4 +1,4 @@
-"""Ask a release through its socket, as Nginx does, with the site's real Host header and scheme."""
+"""Probe a release through its socket, as Nginx does, with the site's Host header and scheme."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ EXCERPT = 500
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer; status 0: there was none, and ``text`` says why."""
+    """A response. ``status`` 0 means that there was none; then ``text`` gives the reason."""
 
     status: int
     text: str
 
     @property
     def ready(self) -> bool:
-        """Whether the readiness path says that the release can serve."""
+        """Whether the readiness path reports that the release can serve."""
         return self.status == http.client.OK
 
     @property
     def healthy(self) -> bool:
-        """Whether a page of the site answers: less than 500, and not 400 (the host is not allowed)."""
+        """Whether a page of the site answers: a status below 500, and not 400 (the host is not allowed)."""
         return 0 < self.status < http.client.INTERNAL_SERVER_ERROR and self.status != http.client.BAD_REQUEST
 
 
@@ -40,7 +40,7 @@ class _Connection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        """Connect through a descriptor: a socket's path may have 107 bytes only, and a link is not followed."""
+        """Connect through a descriptor: a socket's path is limited to 107 bytes, and a link is not followed."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         descriptor = os.open(self._path, os.O_PATH | os.O_NOFOLLOW)
@@ -54,9 +54,9 @@ def ask(path: Path, host: str, scheme: str, url: str, timeout: float) -> Reply:
     """Send one GET to a release's socket.
 
     Args:
-        path: of the socket on the host.
+        path: path of the socket on the host.
         host: Host header.
-        scheme: that the browser uses.
+        scheme: scheme that the browser uses.
         url: path of the page.
         timeout: seconds for each read.
     """
@@ -73,7 +73,7 @@ def ask(path: Path, host: str, scheme: str, url: str, timeout: float) -> Reply:
 
 
 def host_header(domains: list[str]) -> str:
-    """A Host header that the site accepts: its first host (``www.`` below a wildcard)."""
+    """Return a Host header that the site accepts: its first host (``www.`` below a wildcard)."""
     host = domains[0] if domains else "localhost"
     if host == "*":
         return "localhost"

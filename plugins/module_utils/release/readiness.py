@@ -1,4 +1,4 @@
-"""Waiting for a release: until it has loaded, until it serves, until the workers of the one before rest."""
+"""Waiting for a release: until it has loaded, until it serves, until its workers pause."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from ..host.engine import Engine
 from . import probe
 from .containers import Containers
-from .errors import ReleaseError
 from .migrator import LOG_LINES, tail
 from .site import Site
 from .spec import Spec
 from .steps import Progress
 
 PAUSE = 0.02
-WARMING = 3  # requests for each thread: they are not handed out evenly
+WARMING = 3  # requests for each thread, because the server does not distribute them evenly
 MOST_AT_ONCE = 48
 WARMING_SECONDS = 2.0
-LOOK_AGAIN = 1.0  # seconds between two looks at a container that does not answer yet
+INSPECTION = 1.0  # seconds between two inspections of a container that does not answer yet
 
 
 class Readiness:
-    """Asks a site's releases whether they can serve."""
+    """Probes a site's releases."""
 
     def __init__(self, site: Site, engine: Engine, containers: Containers, progress: Progress, ask: probe.Ask) -> None:
         self._site = site
@@ -40,26 +39,26 @@ class Readiness:
         return self._ask(socket, host, spec.configuration["scheme"], url, max(until - time.monotonic(), 0.1))
 
     def wait_loaded(self, number: int, spec: Spec, until: float) -> None:
-        """Wait until a release answers at all; it has no database yet."""
+        """Wait until a release answers, with any status: it has no database yet."""
         self._wait(number, spec, probe.READY_PATH, until, lambda reply: reply.status > 0)
 
     def wait_ready(self, number: int, spec: Spec, until: float, patience: float = float("inf")) -> None:
         """Wait until a release answers as the site through its own socket.
 
         Args:
-            number: the release's.
-            spec: says host, scheme and page.
-            until: a moment of the monotonic clock.
-            patience: seconds for the page to come right once the release says that it can serve.
+            number: the release's number.
+            spec: the release's spec, with host, scheme and page.
+            until: deadline, as a time of the monotonic clock.
+            patience: seconds for a healthy page after the release has reported that it can serve.
         """
         self._wait(number, spec, probe.READY_PATH, until, lambda reply: reply.ready)
         until = min(until, time.monotonic() + patience)
         self._wait(number, spec, spec.configuration["health_path"], until, lambda reply: reply.healthy)
 
     def warm_up(self, number: int, spec: Spec) -> None:
-        """Have all threads of the server answer: the first answer of each takes ten times as long as the next ones.
+        """Make all threads of the server answer once: the first answer of a thread takes ten times as long as the next.
 
-        It is a courtesy to the first visitors; whether the release is good has been asked before.
+        This only spares the first visitors that delay. The release has passed its checks before.
         """
         server = spec.configuration["server"]
         processes = server["processes"] if "processes" in server else server["workers"]  # so named in older records
@@ -70,42 +69,50 @@ class Readiness:
                 pool.submit(self._page, number, spec, spec.configuration["health_path"], until)
 
     def _wait(self, number: int, spec: Spec, url: str, until: float, good: Callable[[probe.Reply], bool]) -> None:
-        """Ask for a page until the answer is good.
+        """Request a page until the answer is good.
 
         Raises:
             ReleaseError: the container ended or the time is over; with the last answer and the end of its log.
         """
         container = self._containers.web(number)
-        start = looked = time.monotonic()
+        start = inspected = time.monotonic()
         while not good(reply := self._page(number, spec, url, until)):
             now = time.monotonic()
-            due = now > min(looked + LOOK_AGAIN, until)
+            due = now > min(inspected + INSPECTION, until)
             if due and self._containers.ended(container):
                 reason = f"{container} ended while it started"
             elif now > until:
                 waited = max(until - start, 0)
                 reason = f"{container} was not ready within {waited:.0f} s; GET {url} answered {_short(reply)}"
             else:
-                looked = now if due else looked
+                inspected = now if due else inspected
                 time.sleep(PAUSE)
                 continue
             log = self._engine.run(["logs", "--tail", str(LOG_LINES), container]).said
-            raise ReleaseError(self._progress.step, reason, tail(log))
+            raise self._progress.error(reason, tail(log))
 
-    def wait_rested(self, number: int, workers: Mapping[str, str], patience: float) -> None:
-        """Wait until each worker says that it rests, or has no process; workers by their containers' names."""
+    def wait_paused(self, number: int, workers: Mapping[str, str], patience: float) -> None:
+        """Wait until each worker has reported its pause, or has no process.
+
+        Args:
+            number: the release's number.
+            workers: the workers' names by the names of their containers.
+            patience: seconds until the wait fails.
+
+        Raises:
+            ReleaseError: a worker still works.
+        """
         until = time.monotonic() + patience
-        look = 0.0
+        inspection = 0.0
         waiting = list(workers)
         while waiting := [name for name in waiting if not os.path.lexists(self._site.rested(number, workers[name]))]:
-            if time.monotonic() >= look:
-                waiting = [name for name in waiting if self._containers.at_work(name)]
-                look = time.monotonic() + LOOK_AGAIN
+            if time.monotonic() >= inspection:
+                waiting = [name for name in waiting if self._containers.has_process(name)]
+                inspection = time.monotonic() + INSPECTION
             if waiting and time.monotonic() > until:
-                raise ReleaseError(
-                    self._progress.step,
-                    f"{waiting[0]} has not said within {patience:.0f} s that it rests: look at "
-                    f"'docker logs {waiting[0]}'. To release without its word: docker stop {waiting[0]}",
+                raise self._progress.error(
+                    f"{waiting[0]} has not paused within {patience:.0f} s: see 'docker logs {waiting[0]}'. To release "
+                    f"without waiting for it: docker stop {waiting[0]}"
                 )
             time.sleep(PAUSE)
 

@@ -1,4 +1,4 @@
-"""The immutable record of a release (DESIGN §2)."""
+"""The immutable record of a release."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .errors import ReleaseError
 
 @dataclass(frozen=True)
 class Record:
-    """The immutable record of a release (DESIGN §2).
+    """The immutable record of a release.
 
-    ``spec_digest`` identifies everything that was asked for; ``spec`` holds it, but for the secrets.
-    ``restored`` names the backup or the file that the generation was filled from, if the release is a restore.
+    ``spec`` is what was asked for, without the secrets; ``spec_digest`` identifies it with them. ``restored`` names the
+    backup or the file that the generation was filled from, if the release is a restore.
     """
 
     site: str
@@ -42,7 +42,7 @@ class Record:
         """Read a record that ``write`` has written, in the directory of the release.
 
         Raises:
-            ReleaseError: it is unreadable, somebody else may have written it, or it is not of that site and release.
+            ReleaseError: it is unreadable, another user may have written it, or it is not of that site and release.
         """
         try:
             data = json.loads(files.read(path, own=True))
@@ -51,10 +51,10 @@ class Record:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ReleaseError(
                 "read the records",
-                f"the release record {path} cannot be read: {error}. Put back what Hostwright has written there, with "
-                "owner root and mode 0644; the directory of a release that is not the live one may be removed instead",
+                f"the release record {path} cannot be read: {error}. Put back the file that Hostwright wrote, with "
+                "owner root and mode 0644. If the release is not the live one, its directory may be removed instead",
             ) from error
 
     def write(self, path: Path) -> None:
-        """Write the record so that it survives a crash, readable by everybody, writable by root."""
+        """Write the record durably, readable by all users, writable by root."""
         write_durably(path, json.dumps(asdict(self), indent=1) + "\n", 0o644)

@@ -1,4 +1,4 @@
-"""The form of a release's record: what root takes from one is checked before it acts on it."""
+"""Validation of a release's record: root checks every value before it acts on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ..cron import problem
 from .spec import COMMANDS, TYPES
 
-PART = re.compile(r"[a-z0-9][a-z0-9_-]{0,29}")  # how a worker or a job is called: a part of its container's name
+PART = re.compile(r"[a-z0-9][a-z0-9_-]{0,29}")  # name of a worker or a job, which is a part of its container's name
 IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:-]*:[A-Za-z0-9_][A-Za-z0-9_.-]*")
 IMAGE_ID = re.compile(r"sha256:[A-Za-z0-9_.:-]+")
 _TEXTS = ("version", "source_digest", "created", "spec_digest")
@@ -24,19 +24,19 @@ _JSON: dict[str, type | tuple[type, ...]] = {
 
 
 def check(data: Any, site: str, number: str) -> None:
-    """Check a record that was read.
+    """Validate a record.
 
     Args:
         data: the JSON value.
-        site: the site whose record it should be.
-        number: name of the directory that it lies in.
+        site: the expected site.
+        number: name of the record's directory, which is the expected release.
 
     Raises:
         KeyError: a field is missing.
-        ValueError: what is wrong with one.
+        ValueError: a field has an invalid value.
     """
     if not isinstance(data, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     release, spec = data["release"], data.get("spec", {})
     for name, holds in (
         ("site", data["site"] == site),
@@ -62,7 +62,7 @@ def _check_spec(spec: Mapping[str, Any], image: str) -> None:
         if name in TYPES and not isinstance(value, _JSON[TYPES[name]]):
             raise ValueError(f"'spec' has {value!r} as {name!r}")
     if spec.get("image", image) != image:
-        raise ValueError(f"'spec' is of the image {spec['image']!r}, and the release of {image!r}")
+        raise ValueError(f"'spec' has the image {spec['image']!r}, but the release has {image!r}")
     for option in COMMANDS:
         for command in spec.get(option, []):
             _check_command(option, command)
@@ -78,7 +78,7 @@ def _check_spec(spec: Mapping[str, Any], image: str) -> None:
 
 def _check_command(where: str, command: object) -> None:
     if not command or not _is_texts(command):
-        raise ValueError(f"{where}: {command!r} is no command")
+        raise ValueError(f"{where}: {command!r} is not a command")
 
 
 def _is_texts(value: object) -> bool:

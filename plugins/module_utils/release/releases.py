@@ -1,4 +1,4 @@
-"""The releases of one site: each verb locks the site, cleans up, and makes one transaction."""
+"""The releases of one site: each method that changes it locks the site, cleans up, and makes one transaction."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .ways import get_ready
 
 
 class Releases:
-    """Makes releases of one site with one Engine; ``warnings`` of a restore may explain its failure."""
+    """Makes releases of one site; the ``warnings`` of a restore are also part of the message of its failure."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Releases:
         audit: Mapping[str, Any] | None = None,
         cron: Path = Path("/etc/cron.d"),
     ) -> None:
-        """``audit``: further fields of the audit log, such as who and how many bytes were pushed."""
+        """``audit``: further fields of the audit log, such as the caller and the number of pushed bytes."""
         self.site = site
         self.engine = engine
         self.containers = Containers(site, engine)
@@ -53,11 +53,11 @@ class Releases:
         self._audit = dict(audit or {})
 
     def plan(self, spec: Spec, migrations: Sequence[str] | None = None) -> Outcome:
-        """Return what ``run`` would do, as ``plan.plan`` predicts it."""
+        """Predict ``run``."""
         return plan(self.site, self.engine, self.containers, spec, migrations)
 
     def run(self, spec: Spec) -> Outcome:
-        """Make a release of a spec, unless the live one is of it already.
+        """Make a release of a spec, unless the live release already has it.
 
         Raises:
             ReleaseError: it failed; the old release still serves.
@@ -65,7 +65,7 @@ class Releases:
         with self._locked() as current:
             key = self.site.secret_key()
             if current and current.spec_digest == spec.digest(key.value):
-                return self._keep_up(current, spec)
+                return self._ensure_live(current, spec)
             return self._transaction(current, spec, key).run(get_ready)
 
     def rehearse(self, spec: Spec) -> Outcome:
@@ -84,8 +84,8 @@ class Releases:
         """Make a new release of an older one's image and configuration.
 
         Raises:
-            ReleaseError: it failed, or the schema differs and the request does not say what to do; the old release
-                still serves.
+            ReleaseError: it failed, or the schema differs and the request has no choice for that; the old release still
+                serves.
         """
         with self._locked():
             back = RollbackPlan(self.site, self.progress, request)
@@ -93,16 +93,16 @@ class Releases:
             return transaction.run(partial(get_ready, rollback=back))
 
     def rollback_target(self, request: RollbackRequest) -> tuple[Record, Record]:
-        """Return the live release's record, and that of the release that ``rollback`` would go back to.
+        """Return the records of the live release and of the release that ``rollback`` would go back to.
 
         Raises:
-            ReleaseError: there is no such release.
+            ReleaseError: one of them does not exist.
         """
         back = RollbackPlan(self.site, self.progress, request)
         return back.current, back.target
 
     def rotate(self, seconds: int) -> Outcome:
-        """Make a new release of the live one with a new secret key; older keys are accepted for so many seconds.
+        """Make a new release of the live one with a new secret key; older keys are accepted for ``seconds``.
 
         Raises:
             ReleaseError: it failed; the old release still serves, with the old key.
@@ -113,7 +113,7 @@ class Releases:
             return self._transaction(current, spec, self.site.secret_key().rotated(seconds)).run(get_ready)
 
     def restore(self, source: Source, request: RestoreRequest) -> Outcome:
-        """Make a new release of the live one's image and configuration, on a database that is filled from a source.
+        """Make a new release of the live one's image and configuration, on a database filled from a source.
 
         Raises:
             ReleaseError: it failed; the old release still serves.
@@ -139,19 +139,19 @@ class Releases:
         with self._locked() as current:
             if current:
                 raise ReleaseError(
-                    Step.READ_LIVE, f"{self.site.name} is on this host already: restore it without rebuilding it"
+                    Step.READ_LIVE, f"{self.site.name} has a live release on this host: restore it instead"
                 )
             protected = self._protected(source, spec)
             key = protected.secret_key if protected else self.site.secret_key()
             return self._restored(restore, None, spec, key)
 
     def explained(self, error: ReleaseError) -> str:
-        """Return a failure as a message: what failed, why, what serves now, and the end of the log."""
+        """Return the message of a failure: failed step, cause, serving release, and the end of the log."""
         log = f"\nThe end of the log:\n{error.log}" if error.log else ""
         return "\n".join([f"could not {error.step}: {error}. {self.serving()}{log}", *self.warnings])
 
     def serving(self) -> str:
-        """Return a sentence that says what serves the site now; it never fails."""
+        """Return a sentence that names the release which serves the site; never fails."""
         try:
             live = self.site.current_record()
             if live is None:
@@ -159,12 +159,12 @@ class Releases:
             if self.containers.running(live.container):
                 return f"Release {live.release} ({live.image}) still serves."
         except (ReleaseError, EngineError):
-            return "What serves now is unknown."
+            return "The serving release is unknown."
         return f"Release {live.release} ({live.image}) is the live one, but its container {live.container} is down."
 
     @contextmanager
     def _locked(self) -> Iterator[Record | None]:
-        """Lock the site and clean up; the live release's record is given. Every failure becomes a ReleaseError."""
+        """Lock the site, clean up, and yield the live release's record. Every failure becomes a ReleaseError."""
         self.warnings = ()
         try:
             self.site.make_directories()
@@ -183,8 +183,8 @@ class Releases:
             where = f": {error.filename}" if error.filename else ""
             raise self.progress.error(f"{error.strerror or error}{where}") from error
 
-    def _keep_up(self, current: Record, spec: Spec) -> Outcome:
-        """Start a live release that is down again, and finish one that was cut short after its commit."""
+    def _ensure_live(self, current: Record, spec: Spec) -> Outcome:
+        """Start the live release if it is down, and finish what was interrupted after its commit."""
         self.progress.at(Step.START_LIVE)
         down = self.containers.down(current, spec)
         if down:
@@ -207,7 +207,7 @@ class Releases:
         restored: str = "",
         audit_fields: Callable[[Draft], Mapping[str, Any]] = lambda _: {},
     ) -> Transaction:
-        """Return the transaction of a new release, on the live generation or on the one that is given."""
+        """Return the transaction of a new release, on the live generation or on the given one."""
         draft = Draft(self.site.next_number(), generation or (current.generation if current else 1), key, restored)
         return Transaction(
             self.site, self.engine, self.containers, self._readiness, self._housekeeping, self.progress, current, spec,
@@ -215,7 +215,7 @@ class Releases:
         )  # fmt: skip
 
     def _restored(self, restore: Restore, current: Record | None, spec: Spec, key: SecretKey) -> Outcome:
-        """Make a release on a generation whose number none has, and none had as far as records say."""
+        """Make a release on a generation with a new number, which also no record has."""
         named = {record.generation for record in self.site.records().values()}
         generation = 1 + max(self.site.generations() | named, default=0)
         transaction = self._transaction(current, spec, key, generation, restore.source.name, restore.audit_fields)
@@ -224,7 +224,7 @@ class Releases:
         return replace(outcome, warnings=warnings, restored=restore.result(transaction.draft))
 
     def _protected(self, source: Source, spec: Spec) -> Protected | None:
-        """Read what a rebuild needs of a backup, and note secrets that the site had and is not given."""
+        """Read a backup's protected part, and warn of secrets that the site had and the spec lacks."""
         if source.backup is None:
             return None
         self.progress.at(Step.CHECK_BACKUP)
@@ -234,7 +234,5 @@ class Releases:
         if missing:
             where = f"{source.backup.id}.config.tar, in config/secrets/{source.backup.manifest['release']}/"
             names = ", ".join(missing)
-            self.warnings = (
-                f"the site had secrets that site_secrets does not name: {names}. Their values are in {where}",
-            )
+            self.warnings = (f"site_secrets lacks secrets that the site had: {names}. Their values are in {where}",)
         return protected

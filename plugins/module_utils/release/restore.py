@@ -1,7 +1,7 @@
 """A restore, an import, a rebuild: a release on a database generation that is filled from a backup or a file.
 
-Unpacking, migrating, starting and probing happen beside the live release, on a generation of their own. Requests wait
-only while the new release takes over.
+Unpacking, migrating, starting and probing happen beside the live release, on a separate generation. Requests wait only
+while the new release takes over.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from .ways import begin
 if TYPE_CHECKING:
     from .transaction import Draft, Transaction
 
-SAID_LINES = 5
-TIME_LIMIT = 3600.0  # seconds for verifying and unpacking, unless something else is asked for
+OUTPUT_LINES = 5  # of the runtime's output, in a message
+TIME_LIMIT = 3600.0  # default seconds for verification and unpacking
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a generation is filled from: a backup in a directory or, with ``file``, a database there."""
+    """The source of a generation: a backup in a directory, or a database file there."""
 
     directory: Path
     backup: Backup | None = None
@@ -43,7 +43,7 @@ class Source:
 
     @property
     def bytes(self) -> int:
-        """Size of the database in it; of a packed file, the file's size."""
+        """Size of the database, in bytes; for a packed file, the file's size."""
         if self.backup:
             return self.backup.bytes
         parts = (self.directory / f"{self.file}{suffix}" for suffix in ("", "-wal"))
@@ -60,10 +60,10 @@ class Source:
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """What is asked of a restore.
+    """The options of a restore.
 
     ``hold_seconds`` is how long requests may wait, ``post_restore`` the commands that follow, ``time_limit`` the
-    seconds for verifying and unpacking.
+    seconds for verification and unpacking.
     """
 
     hold_seconds: float = 10.0
@@ -88,7 +88,7 @@ class Restore:
     unguarded: str = ""
 
     def __call__(self, transaction: Transaction) -> None:
-        """Fill a generation, migrate it and serve it; then have the old release, if there is one, write no more."""
+        """Fill a generation, migrate it and serve it; then stop the old release, if there is one, from writing."""
         old = transaction.old
         if old is None:
             begin(transaction)
@@ -102,17 +102,17 @@ class Restore:
         if old is None:
             return
         if not self.lost:
-            old.rest_workers()
+            old.pause_workers()
             try:
                 old.hold(migrator)
                 return
             except MigratorError as error:
                 self.unguarded = str(error)
             old.stop()
-        transaction.draft.end_migrator()  # nothing is left that could write, so there is nothing to guard
+        transaction.draft.end_migrator()  # no process is left that could write, so no guard is needed
 
     def audit_fields(self, draft: Draft) -> dict[str, Any]:
-        """Return what the audit log says besides what it says of every release."""
+        """Return the audit log's further fields of a restore."""
         measured = {"rpo_seconds": self._rpo, "rto_seconds": self._rto(draft)}
         return {
             "what": "restore" if self.source.backup else "import",
@@ -121,7 +121,7 @@ class Restore:
         }
 
     def result(self, draft: Draft) -> dict[str, Any]:
-        """Return what a module returns besides what it returns of every release."""
+        """Return the further fields of a module's result."""
         content = self.answer.get("manifest", self.answer)
         return {
             "backup": self.source.name,
@@ -159,13 +159,13 @@ class Restore:
         filler = containers.filler(spec, draft.number, source.directory, *source.words(database(draft.generation)))
         done = transaction.engine.run(filler, self.time_limit)
         if done.status != 0:
-            reason = ": ".join(filter(None, (done.end, tail(done.said, SAID_LINES).rstrip("."))))
+            reason = ": ".join(filter(None, (done.end, tail(done.said, OUTPUT_LINES).rstrip("."))))
             kept = "The database was not changed; some missing uploads may be back" if media else "Nothing was changed"
             raise progress.error(f"{reason}. {kept}")
         try:
             self.answer = json.loads(done.stdout.splitlines()[-1])
         except (ValueError, IndexError) as error:
-            reason = f"the runtime in {spec.image} cannot restore: build the image anew"
+            reason = f"the runtime in {spec.image} cannot restore: rebuild the image"
             raise progress.error(reason, tail(done.said)) from error
 
     def _migrate(self, transaction: Transaction) -> Migrator:
@@ -184,7 +184,7 @@ class Restore:
             )
         back = self.answer.get("media_restored", 0)
         kept = f"The database was not changed; missing uploads are back: {back}" if back else "Nothing was changed"
-        # Django keeps the rows of removed applications and of squashed migrations: the same code ran with them.
+        # Rows of removed applications and of squashed migrations stay in Django's table; the same code ran with them.
         if draft.unknown and self._image != spec.image:
             raise ReleaseError(
                 Step.COMPARE_RESTORED,
@@ -200,12 +200,12 @@ class Restore:
         return str(self.source.backup.manifest["image"]) if self.source.backup else ""
 
     def _remedy(self, transaction: Transaction) -> str:
-        """Say how to get the code that the backup needs."""
+        """Return a sentence that says how to get the code that the backup needs."""
         image = self._image
         if not image:
             return (
-                "Deploy the version that has them, then restore again. If they belong to applications that are removed "
-                "for good, delete their rows in its table django_migrations before."
+                "Deploy the version that has them, then restore again. If they belong to permanently removed "
+                "applications, delete their rows from its table django_migrations before."
             )
         version = image.rpartition(":")[2]
         if transaction.engine.image(image) is None:

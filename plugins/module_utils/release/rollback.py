@@ -1,4 +1,4 @@
-"""Going back to an older release: which one, and what to do with migrations that it lacks."""
+"""Rollback to an older release: choose the release, and handle the migrations that it lacks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MIGRATIONS_TABLE = "django_migrations"
 
 @dataclass(frozen=True)
 class RollbackRequest:
-    """What is asked of a rollback.
+    """The options of a rollback.
 
-    ``to`` is the number of a kept release, None for the one before the live one; ``schema`` says what to do with
-    migrations that the older release lacks: ``refuse``, ``reverse``, ``keep`` or ``generation``.
+    ``to`` is the number of a kept release, None for the previous live one; ``schema`` is the choice for migrations that
+    the older release lacks: ``refuse``, ``reverse``, ``keep`` or ``generation``.
     """
 
     to: int | None = None
@@ -32,7 +32,7 @@ class RollbackRequest:
 
 
 class RollbackPlan:
-    """How a site goes back: ``current`` is the live release's record, ``target`` the older one's."""
+    """A rollback: ``current`` is the live release's record, ``target`` the older one's."""
 
     def __init__(self, site: Site, progress: Progress, request: RollbackRequest) -> None:
         """Find the release to go back to.
@@ -61,7 +61,7 @@ class RollbackPlan:
         return kept[number]
 
     def spec(self, engine: Engine) -> Spec:
-        """Return what the older release consisted of.
+        """Return the older release's spec, with the hold of the request.
 
         Raises:
             ReleaseError: its image is gone.
@@ -70,15 +70,15 @@ class RollbackPlan:
         return replace(spec, hold_seconds=self._request.hold_seconds, maintenance=self._request.maintenance)
 
     def move(self, pending: tuple[str, ...], unknown: tuple[str, ...], migrator: Migrator) -> Move | None:
-        """Return the way to the database that the older release needs, None if it is the live one.
+        """Return the move to the database that the older release needs, None if it needs the live one.
 
         Args:
             pending: migrations of the older release that the live database lacks.
             unknown: migrations of the live database that the older release lacks.
-            migrator: of the older release's image; it counts rows.
+            migrator: a migrator of the older release's image, to count rows.
 
         Raises:
-            ReleaseError: the databases differ, and the request does not say what to do.
+            ReleaseError: the databases differ, and the request has no choice for that.
         """
         here, there, schema = self.current.generation, self.target.generation, self._request.schema
         if schema == "generation" and here != there:
@@ -89,7 +89,7 @@ class RollbackPlan:
             self._progress.at(Step.CHOOSE_DATABASE)
             raise self._progress.error(
                 f"release {self.current.release} restored {self.current.restored}, and release {self.target.release} "
-                "had another database. Choose one: -e rollback_schema=generation takes that one and loses what was "
+                "had another database. Choose one: -e rollback_schema=generation takes that one and loses the data "
                 "written since the restore; keep stays on the restored one. Nothing was changed"
             )
         if unknown and schema == "reverse":
@@ -108,7 +108,7 @@ class RollbackPlan:
             written = f"about {more} rows were"
         raise self._progress.error(
             f"release {target.release} ({target.version}) lacks migrations that the live database has: "
-            f"{', '.join(unknown)}; {written} written since. Choose what to do with them: "
-            "-e rollback_schema=reverse reverses the migrations, keep runs the old code on the new schema, "
-            "generation takes the database as it was before them and loses what was written since. Nothing was changed"
+            f"{', '.join(unknown)}; {written} written since then. Choose what to do with them: "
+            "-e rollback_schema=reverse reverses the migrations, keep runs the old code on the new schema, generation "
+            "takes the database as it was before them and loses the data written since then. Nothing was changed"
         )

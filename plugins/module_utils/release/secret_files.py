@@ -1,7 +1,7 @@
-"""The secrets of releases in memory: copies, on a tmpfs of the host, of what lies at rest in a site's configuration.
+"""The secrets of releases in memory: copies, on a tmpfs of the host, of the secret files in a site's configuration.
 
-A release's containers see its copies and nothing else. The host forgets them when it is switched off, so a unit of
-systemd has the host command make them again before the Engine starts: that has this module too (host/command.py).
+A release's containers see only its copies. The copies are lost when the host is switched off, so at boot a unit of
+systemd makes the host command copy them before the Engine starts. The host command has this module (host/command.py).
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from ..host.files import write_durably
 MEMORY = Path("/run/hostwright/secrets")
 BLOCK = 1 << 16
 UNIT = Path("/etc/systemd/system/hostwright-secrets.service")
-"""Has the host command make them again at boot; the role host installs it."""
+"""Copies the secrets at boot; the role host installs it."""
 
 
 def provide(rest: Path, memory: Path) -> None:
-    """Bring the copies of a release's secrets to what lies at rest, whatever is there.
+    """Make the copies of a release's secrets equal to the files on disk, whatever exists already.
 
-    The directory is given to the site last, so that it never reads half of them.
+    The directory gets the site as its owner last, so that the site never reads a part of the secrets.
 
     Args:
-        rest: the release's directory of secrets.
-        memory: its directory in memory, below the site's.
+        rest: the release's directory of secrets on disk.
+        memory: the release's directory in memory, below the site's.
 
     Raises:
-        OSError: something cannot be read or written.
+        OSError: a file cannot be read or written.
     """
     directory = os.open(rest, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -54,7 +54,7 @@ def _fill(memory: Path, rest: int) -> None:
 
 
 def _copy(source: int, target: Path) -> None:
-    """Copy a file, whose descriptor is closed then, with its owner, whole or not at all."""
+    """Copy a file with its owner, atomically, and close its descriptor."""
     try:
         status = os.fstat(source)
         if not stat.S_ISREG(status.st_mode):
@@ -66,11 +66,11 @@ def _copy(source: int, target: Path) -> None:
 
 
 def provide_all(root: Path, memory: Path) -> int:
-    """Provide the secrets of all releases of all sites; one that fails keeps no other from its own.
+    """Provide the secrets of all releases of all sites; a failure does not prevent the others.
 
     Args:
-        root: the directory that holds all sites.
-        memory: the directory that gets the copies.
+        root: the directory of all sites.
+        memory: the directory for the copies.
 
     Returns:
         The exit status.

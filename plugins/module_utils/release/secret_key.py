@@ -1,4 +1,4 @@
-"""A site's secret key, and the older ones that are accepted beside it for a time."""
+"""A site's secret key, and the older keys that are accepted for a limited time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FALLBACKS = f"{NAME}_fallbacks"
 
 @dataclass(frozen=True)
 class Fallback:
-    """A key that was replaced; ``until`` (seconds since 1970) what it has signed is accepted."""
+    """A replaced key, whose signatures are accepted ``until`` a time in seconds since 1970."""
 
     key: str = field(repr=False)
     until: int
@@ -24,26 +24,26 @@ class Fallback:
 
 @dataclass(frozen=True)
 class SecretKey:
-    """The key that signs; it lies in a directory, with its fallbacks, beside a release's other secrets."""
+    """The signing key and its fallbacks; their files are in the directory of a release's other secrets."""
 
     value: str = field(repr=False)
     fallbacks: tuple[Fallback, ...] = ()
 
     @classmethod
     def new(cls) -> SecretKey:
-        """A key that nothing was signed with yet."""
+        """Make a random key."""
         return cls(secrets.token_urlsafe(64))
 
     @classmethod
     def of(cls, value: str, fallbacks: str) -> SecretKey:
-        """What ``files`` gave; fallbacks whose time is over are left out.
+        """Read the contents of ``files``; expired fallbacks are left out.
 
         Args:
-            value: the key's file.
-            fallbacks: that of the fallbacks, empty if there is none.
+            value: content of the key's file.
+            fallbacks: content of the fallbacks' file, empty if there is none.
 
         Raises:
-            ValueError: these are no fallbacks.
+            ValueError: the fallbacks are invalid.
         """
         try:
             found = tuple(Fallback(entry["key"], int(entry["until"])) for entry in json.loads(fallbacks or "[]"))
@@ -53,10 +53,10 @@ class SecretKey:
 
     @classmethod
     def read(cls, directory: Path) -> SecretKey | None:
-        """The key that lies in a directory, None if none does.
+        """Read the key in a directory, None if it has no key.
 
         Raises:
-            ValueError: what lies beside it is broken.
+            ValueError: the fallbacks are invalid.
         """
         key, fallbacks = directory / NAME, directory / FALLBACKS
         if not key.exists():
@@ -64,12 +64,12 @@ class SecretKey:
         return cls.of(files.read(key), files.read(fallbacks) if fallbacks.exists() else "")
 
     def files(self) -> dict[str, str]:
-        """What lies in the directory, by name."""
+        """Return the contents of the files, by name."""
         fallbacks = [{"key": fallback.key, "until": fallback.until} for fallback in self.fallbacks]
         return {NAME: self.value, **({FALLBACKS: json.dumps(fallbacks)} if fallbacks else {})}
 
     def rotated(self, seconds: int) -> SecretKey:
-        """A new key; this one and its fallbacks are accepted for so long, those not longer than they were to be."""
+        """Return a new key that accepts this one for ``seconds``, and its fallbacks not longer than before."""
         until = int(time.time()) + seconds
         earlier = (Fallback(old.key, min(old.until, until)) for old in self.fallbacks)
         return replace(self.new(), fallbacks=(Fallback(self.value, until), *earlier))

@@ -1,4 +1,4 @@
-"""A site on a host: where its files are, its release records, and the symlink that names the live release."""
+"""A site on a host: its directories and files, its release records, and the symlink to the live release."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ from .record import Record
 from .secret_key import NAME as SECRET_KEY
 from .secret_key import SecretKey
 
-SECRET = re.compile(r"[A-Z][A-Z0-9_]*")  # as the user's secrets are called; the secret key, beside them, is not
-CLOSED, OPEN = 0o750, 0o1770  # a release's directory while root works there, and while its process may write there
+SECRET = re.compile(r"[A-Z][A-Z0-9_]*")  # names of the user's secrets; the secret key's name does not match
+# Modes of a release's directory: while root works there; while the site may write there. The sticky bit protects the
+# record, which root wrote, from the site.
+CLOSED, OPEN = 0o750, 0o1770
 
 
 @dataclass(frozen=True)
 class Site:
-    """The directories of one site below the root (DESIGN §6); volumes are bound to them."""
+    """The directories of one site below the root; volumes are bound to them."""
 
     name: str
     root: Path
@@ -47,7 +49,7 @@ class Site:
 
     @property
     def web(self) -> Path:
-        """What Nginx sees of the site."""
+        """The directory that Nginx sees."""
         return self.root / "web" / self.name
 
     @property
@@ -57,7 +59,7 @@ class Site:
 
     @property
     def static(self) -> Path:
-        """Static files by release, and the hashed ones of all of them in ``shared``."""
+        """Static files by release, and the hashed ones of all kept releases in ``shared``."""
         return self.web / "static"
 
     @property
@@ -71,71 +73,71 @@ class Site:
         return self.run / "current"
 
     def release(self, number: int) -> Path:
-        """Directory of a release: its record and its socket."""
+        """Return the directory of a release, with its record and its socket."""
         return self.run / "releases" / str(number)
 
     def rest(self, number: int) -> Path:
-        """While it is there and its modification time lies ahead, the workers of a release rest."""
+        """Return the file that pauses a release's workers while its modification time is in the future."""
         return self.release(number) / "rest"
 
     def rested(self, number: int, worker: str) -> Path:
-        """A worker's answer: it lies there while it rests."""
+        """Return the file by which a worker reports that it pauses."""
         return self.release(number) / f"rested-{worker}"
 
-    def forget_rest(self, number: int) -> None:
-        """Remove the sign and the answers, also of workers that were killed."""
+    def end_pause(self, number: int) -> None:
+        """Remove the file that pauses workers, and their reports, also of workers that were killed."""
         for path in (self.rest(number), *self.release(number).glob("rested-*")):
             remove_tree(path)
 
     def generation(self, number: int) -> Path:
-        """Directory of a database generation."""
+        """Return the directory of a database generation."""
         return self.data / "databases" / str(number)
 
     def database_bytes(self, generation: int) -> int:
-        """Size of a generation's database with what SQLite keeps beside it."""
+        """Return the size, in bytes, of a generation's database with SQLite's other files of it."""
         return sum(files.size(path) for path in self.generation(generation).glob("db.sqlite3*"))
 
     def release_configuration(self, number: int) -> Path:
-        """What the containers of a release read."""
+        """Return the configuration file that a release's containers read."""
         return self.configuration / "releases" / f"{number}.json"
 
     def secrets(self, number: int) -> Path:
-        """Files with the secrets of a release."""
+        """Return the directory of a release's secrets."""
         return self.configuration / "secrets" / str(number)
 
     @property
     def memory(self) -> Path:
-        """What the containers see of the secrets: a directory for each release, gone when the host is switched off."""
+        """Copies of the secrets for the containers, by release; lost when the host is switched off."""
         return secret_files.MEMORY / self.name
 
     @property
     def hold(self) -> Path:
-        """While it is there and its modification time lies ahead, Nginx keeps requests waiting."""
+        """The file for which Nginx keeps requests waiting while its modification time is in the future."""
         return self.run / "hold"
 
     @property
     def maintenance(self) -> Path:
-        """While it is there and its modification time lies ahead, Nginx answers 503."""
+        """The file for which Nginx answers 503 while its modification time is in the future."""
         return self.run / "maintenance"
 
     @property
     def progress(self) -> Path:
-        """Names the step of the release that is under way."""
+        """The file with the current step of a release."""
         return self.configuration / "progress"
 
     @property
     def deployments(self) -> Path:
-        """The audit log: one JSON object a line for every release, and for every one that failed."""
+        """The audit log: a line with a JSON object for every release, also for failed ones."""
         return self.configuration / "deployments.jsonl"
 
     @property
     def unfinished(self) -> Path:
-        """Lies there while the first release is under way: the databases beside it hold nothing that anybody wrote."""
+        """The file that marks the databases beside it as worthless; it exists until the first release is committed."""
         return self.data / "unfinished"
 
     @property
     def volumes(self) -> dict[str, tuple[Path, str, bool]]:
-        """Each volume's directory on the host, its place in a container, and whether it is read-only there."""
+        """By volume: its directory on the host, its mount point in a container, and whether it is read-only there."""
         return {
             f"{self.name}_data": (self.data, contract.DATA, False),
             f"{self.name}_config": (self.configuration, contract.CONFIGURATION, True),
@@ -144,10 +146,7 @@ class Site:
         }
 
     def make_directories(self) -> None:
-        """Make the site's directories with their owners; whoever may write into one is its group or owner.
-
-        The sticky bit keeps the site from replacing records that root wrote beside its sockets.
-        """
+        """Make the site's directories; a user who may write into one owns it or is in its group."""
         for path, mode, uid, gid in (
             (self.root, 0o755, 0, 0),
             (self.data.parent, 0o755, 0, 0),
@@ -167,9 +166,9 @@ class Site:
             make_directory(path, mode, uid, gid)
 
     def records(self) -> dict[int, Record]:
-        """The records of all committed releases that are kept, by number.
+        """Return the records of all kept releases, by number.
 
-        Beyond the live release nothing is committed: who wrote what lies there does not matter.
+        A release with a number above the live one is not committed, so its files are not read.
         """
         live = self.current_record()
         numbers = _numbers(path.parent.name for path in (self.run / "releases").glob("*/release.json"))
@@ -177,16 +176,16 @@ class Site:
         return {number: Record.read(self.release(number) / "release.json", self.name) for number in kept}
 
     def current_record(self) -> Record | None:
-        """The live release's record, or None before the first release."""
+        """Return the live release's record, None before the first release."""
         if not self.current.is_symlink():
             return None
         return Record.read(self.current / "release.json", self.name)
 
     def live_record(self, step: str) -> Record:
-        """The live release's record.
+        """Return the live release's record.
 
         Args:
-            step: that needs one, for the message.
+            step: the current step, for the message.
 
         Raises:
             ReleaseError: there is no live release.
@@ -197,21 +196,21 @@ class Site:
         return live
 
     def generations(self) -> set[int]:
-        """Numbers of the database generations that are there."""
+        """Return the numbers of the existing database generations."""
         return _numbers(path.name for path in (self.data / "databases").glob("*"))
 
     def traces(self) -> set[int]:
-        """Numbers of all releases that have left something, whether they came about or not."""
+        """Return the numbers of all releases that have left files, whether they were committed or not."""
         places = (self.run / "releases", self.static, self.configuration / "secrets", self.memory)
         names = [path.name for place in places for path in place.glob("*")]
         return _numbers([*names, *(path.stem for path in (self.configuration / "releases").glob("*.json"))])
 
     def next_number(self) -> int:
-        """A release number above every one that has left a trace."""
+        """Return a release number above all numbers in ``traces``."""
         return 1 + max(self.traces(), default=0)
 
     def remove(self, number: int) -> None:
-        """Remove a release: record, socket, static files, secrets and configuration; the database stays."""
+        """Remove a release's record, socket, static files, secrets and configuration; its generation stays."""
         remove_tree(self.release(number))
         remove_tree(self.static / str(number))
         self._prune_shared()
@@ -220,7 +219,7 @@ class Site:
         self.release_configuration(number).unlink(missing_ok=True)
 
     def remove_generation(self, number: int) -> None:
-        """Remove a database generation, unless a backup reads it now (it holds a shared lock on the directory)."""
+        """Remove a database generation, unless a backup is reading it, with a shared lock on the directory."""
         path = self.generation(number)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -235,7 +234,7 @@ class Site:
             os.close(descriptor)
 
     def _prune_shared(self) -> None:
-        """Remove the shared static files that no release has any more."""
+        """Remove the shared static files that no release has."""
         shared = self.static / "shared"
         kept = [path for path in self.static.glob("*") if path != shared]
         for path in shared.rglob("*"):
@@ -252,17 +251,17 @@ class Site:
             os.fsync(handle.fileno())
 
     def audited(self) -> list[dict[str, Any]]:
-        """The lines of the audit log, the oldest one first."""
+        """Return the lines of the audit log, the oldest one first."""
         if not self.deployments.exists():
             return []
         return [json.loads(line) for line in self.deployments.read_text().splitlines()]
 
     def commit(self, record: Record, check: Callable[[], object] | None = None) -> None:
-        """Make a release the live one: one rename of ``current``, when all it leads to is durable (DESIGN §6.6).
+        """Make a release the live one by one rename of ``current``, after all that it leads to is durable.
 
         Args:
-            record: the release's.
-            check: called right before the rename, which does not happen if it raises.
+            record: the release's record.
+            check: called right before the rename; if it raises, the rename does not happen.
         """
         generation = self.generation(record.generation)
         for name in ("db.sqlite3", "db.sqlite3-wal"):
@@ -271,7 +270,7 @@ class Site:
         fsync(generation)
         fsync(generation.parent)
         directory = self.release(record.release)
-        directory.chmod(CLOSED)  # what the site has put in the record's way goes, and nothing else comes
+        directory.chmod(CLOSED)  # writing the record replaces a file that the site put there, and it can make no other
         record.write(directory / "release.json")
         directory.chmod(OPEN)
         fsync(self.run / "releases")
@@ -304,13 +303,13 @@ class Site:
             yield
 
     def secret_key(self) -> SecretKey:
-        """The live release's secret key; before the first release, a new one.
+        """Return the live release's secret key; before the first release, a new one.
 
-        The key belongs to a release, so that the rename of ``current`` switches it as it does all else. Releases that
-        were made before that share the one in the directory above.
+        The key belongs to a release, so the rename of ``current`` switches it, too. Releases of older versions share
+        the key in the directory above.
 
         Raises:
-            ReleaseError: it is broken.
+            ReleaseError: it is invalid.
         """
         live = self.current_record()
         shared = self.configuration / "secrets"
@@ -320,22 +319,22 @@ class Site:
                 if key := SecretKey.read(directory):
                     return key
         except ValueError as error:
-            raise ReleaseError("read the secret key", f"{shared} is broken: {error}") from error
+            raise ReleaseError("read the secret key", f"{shared} is invalid: {error}") from error
         return SecretKey.new()
 
     def user_secrets(self, number: int) -> dict[str, str]:
-        """A release's secrets but for the secret key: what ``write_secrets`` has written."""
+        """Return a release's secrets, without the secret key, as ``write_secrets`` has written them."""
         kept = (path for path in self.secrets(number).iterdir() if SECRET.fullmatch(path.name))
         return {path.name: files.read(path).removesuffix("\n") for path in kept}
 
     def write_secrets(self, number: int, values: Mapping[str, str], key: SecretKey) -> None:
-        """Write a release's secrets, each into a file of its own; those of the releases before it stay theirs."""
+        """Write a release's secrets, each into its own file, without a change of other releases' secrets."""
         make_directory(self.secrets(number), 0o700, APP_UID, APP_GID)
         for name, text in {**{name: f"{value}\n" for name, value in values.items()}, **key.files()}.items():
             write_durably(self.secrets(number) / name, text, 0o600, APP_UID, APP_GID)
 
     def provide_secrets(self, number: int) -> None:
-        """Have a release's secrets in memory for its containers."""
+        """Copy a release's secrets into memory for its containers."""
         secret_files.provide(self.secrets(number), self.memory / str(number))
 
 
@@ -344,7 +343,7 @@ def _numbers(names: Iterable[str]) -> set[int]:
 
 
 def with_numbers(configuration: Mapping[str, Any], release: int, generation: int) -> dict[str, Any]:
-    """A release's configuration: what was asked for, and paths in the container, most of which have its numbers."""
+    """Return a release's configuration: that of its spec, and paths in the container that depend on its numbers."""
     return {
         **configuration,
         "database": database(generation),

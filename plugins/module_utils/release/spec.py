@@ -1,4 +1,4 @@
-"""What a release consists of, as it was asked for."""
+"""The spec of a release: everything that the module release was asked for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Command = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Job:
-    """A management command that cron starts; ``schedule`` as crontab(5) writes it."""
+    """A management command that cron starts; ``schedule`` is in the notation of crontab(5)."""
 
     schedule: str
     command: Command
@@ -34,7 +34,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a container may use: ``memory`` and ``tmp`` as Docker writes sizes, ``cpus`` in cores (0: no limit)."""
+    """Limits of a container: ``memory`` and ``tmp`` as sizes in Docker's notation, ``cpus`` in cores (0: no limit)."""
 
     memory: str = "512m"
     cpus: float = 0.0
@@ -44,14 +44,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a release consists of, as it was asked for.
+    """Everything that the module release was asked for.
 
     A field is an option of the module release of the same name, unless the module lists it in ``NO_OPTIONS``.
 
-    ``source_digest`` is that of the project alone, ``image_digest`` that of all that decides the image's content;
-    ``configuration`` lacks what only the release's number decides. ``workers`` are management commands that run all
-    the time, ``jobs`` those that cron starts; ``pre_release`` and ``post_release`` run once for every release,
-    ``post_restore`` also for every one that is a restore. ``egress`` says whether its containers have a network.
+    ``source_digest`` is the digest of the project, ``image_digest`` that of everything that determines the image;
+    ``configuration`` lacks the values that depend on the release's number. ``workers`` are management commands that run
+    permanently, ``jobs`` those that cron starts; ``pre_release`` and ``post_release`` run once in every release,
+    ``post_restore`` also in every restore. ``egress`` says whether the containers have a network.
     """
 
     image: str
@@ -76,19 +76,19 @@ class Spec:
     egress: bool = False
 
     def digest(self, secret_key: str) -> str:
-        """Return what identifies the spec; secrets take part keyed, so that the record reveals nothing of them."""
+        """Return the digest that identifies the spec; it includes the secrets keyed, so it does not reveal them."""
         asked = asdict(self)
         related = {name: asked[name] for name in RELATED}
         private = hmac.new(secret_key.encode(), json.dumps(self.secrets, sort_keys=True).encode(), "sha256").hexdigest()
         return hashlib.sha256(f"{json.dumps(related, sort_keys=True)}{private}".encode()).hexdigest()
 
     def recorded(self) -> dict[str, Any]:
-        """Return everything but the secrets, for the release's record."""
+        """Return the spec without the secrets, for the release's record."""
         return {name: value for name, value in asdict(self).items() if name != "secrets"}
 
     @classmethod
     def of_record(cls, recorded: Mapping[str, Any], secrets: dict[str, str]) -> Spec:
-        """Return the spec in a record, with the secrets that were kept beside it."""
+        """Return the spec of a record, with the secrets that are kept separately."""
         return cls(
             **{
                 **recorded,
@@ -106,7 +106,7 @@ class Spec:
         """Return the spec of a kept release, with its secrets; ``step`` is for the message.
 
         Raises:
-            ReleaseError: its image is gone.
+            ReleaseError: its image is not on the host.
         """
         image = engine.image(record.image)
         if image is None or image.labels.get(SOURCE_LABEL, record.source_digest) != record.source_digest:
@@ -132,19 +132,19 @@ def words_of(option: str, line: object) -> Command:
     """Split a management command into words.
 
     Args:
-        option: where it is written, for the message.
+        option: name of the option, for the message.
         line: the command, quoted as in a shell.
 
     Raises:
-        ReleaseError: it is no command.
+        ReleaseError: it is not a command.
     """
     try:
         words = tuple(shlex.split(line)) if isinstance(line, str) else ()
     except ValueError as error:
-        raise ReleaseError(Step.READ_SETTINGS, f"{option}: {line!r} cannot be read: {error}") from error
+        raise ReleaseError(Step.READ_SETTINGS, f"{option}: cannot parse {line!r}: {error}") from error
     if not words:
         raise ReleaseError(
             Step.READ_SETTINGS,
-            f"{option}: {line!r} is no management command; write it as in 'clearsessions --verbosity 0'",
+            f"{option}: {line!r} is not a management command; an example is 'clearsessions --verbosity 0'",
         )
     return words

@@ -1,4 +1,4 @@
-"""The static files of a release, where Nginx finds them."""
+"""Publication of a release's static files for Nginx."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ HASHED_NAME = re.compile(r"\.[0-9a-f]{12}\.[^./]+$")  # as ManifestStaticFilesSt
 
 
 def publish(site: Site, engine: Engine, container: str, number: int) -> None:
-    """Copy a release's static files out of its image, and share the hashed ones with the other kept releases.
+    """Copy a release's static files from its image, and share the hashed ones with the other kept releases.
 
     Args:
         site: the release's site.
-        engine: the site's Engine.
+        engine: the host's Engine.
         container: a container of the image.
-        number: the release's.
+        number: the release's number.
     """
     target = site.static / str(number)
     make_directory(target, 0o755)
@@ -29,7 +29,7 @@ def publish(site: Site, engine: Engine, container: str, number: int) -> None:
     (site.release(number) / "static").symlink_to(Path("../../../static") / str(number))
     shared = site.static / "shared"
     for path in target.rglob("*"):
-        # The image may hold a link to anything, and a hard link to that would be served.
+        # A link in the image may lead to any file, and Nginx would serve a hard link to that file.
         if files.is_regular(path) and HASHED_NAME.search(path.name):
             link = shared / path.relative_to(target)
             link.parent.mkdir(parents=True, exist_ok=True)

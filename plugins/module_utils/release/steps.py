@@ -1,18 +1,18 @@
-"""The steps of a release: which there are, and which one is under way."""
+"""The steps of a release, and the current one."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 from .errors import ReleaseError
 
 
-class Step(str, Enum):  # noqa: UP042 (hosts with Python 3.10 have no StrEnum)
-    """A step of a release, in the order of the steps; a message says ``could not {step}: ...``.
+class Step(StrEnum):
+    """The steps of a release, in their order; a message begins with ``could not {step}: ``.
 
-    ``{}`` stands for a name that ``Progress.at`` fills in.
+    ``Progress.at`` replaces ``{}`` by a name.
     """
 
     BEGIN = "begin"
@@ -46,12 +46,9 @@ class Step(str, Enum):  # noqa: UP042 (hosts with Python 3.10 have no StrEnum)
     RETIRE = "retire the old release"
     AFTER = "run '{}' after the {}"
 
-    def __str__(self) -> str:
-        return self.value
-
 
 class Progress:
-    """The step that is under way, for messages and for other processes, which read it in a file."""
+    """The current step, for messages and, in a file, for other processes."""
 
     def __init__(self, path: Path) -> None:
         """``path``: file that publishes the current step."""
@@ -69,5 +66,5 @@ class Progress:
         return ReleaseError(self.step, message, log)
 
     def over(self) -> None:
-        """Publish no step any more; ``step`` stays."""
+        """Remove the published step; ``step`` stays."""
         self._path.unlink(missing_ok=True)

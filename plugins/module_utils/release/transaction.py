@@ -1,4 +1,4 @@
-"""One release of a site: prepare, get ready, commit and finish, or undo so that the old release still serves."""
+"""One release of a site: prepare, get ready, commit and finish it, or undo it so that the old one still serves."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from .spec import Command, Spec
 from .steps import Progress, Step
 
 LOAD_SECONDS = 120
-ROOM = 1.1  # of what the rehearsal needed at its peak
-KEPT_BY_RESTORE = 2  # releases at least: the way back from a restore is the release before it
+ROOM = 1.1  # free space to require, as a factor of the size
+KEPT_BY_RESTORE = 2  # least number of releases that a restore keeps, so that it can be rolled back
 
 
 @dataclass
 class Draft:
-    """The new release before its commit: its numbers, its secret key, and what is known and made of it.
+    """The new release before its commit: its numbers, its secret key, and results of the steps so far.
 
     ``found`` is the preflight's answer, ``rehearsed`` the rehearsal's; ``restored`` names the backup or file that its
     database comes from; ``committed`` is the moment of the commit, in seconds since 1970.
@@ -67,7 +67,7 @@ class Draft:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the preflight has found that does not prevent the release."""
+        """Findings of the preflight that do not prevent the release."""
         newer = "the database has migrations that this version lacks, so it is newer than the code: "
         return (*self.found.get("warnings", ()), *([newer + ", ".join(self.unknown)] if self.unknown else ()))
 
@@ -82,7 +82,7 @@ class Draft:
 class Transaction:
     """A release from its preparation to its end.
 
-    ``current`` is the live release's record; ``audit_fields`` gives further fields of the audit log.
+    ``current`` is the live release's record; ``audit_fields`` returns further fields of the audit log.
     """
 
     site: Site
@@ -104,11 +104,11 @@ class Transaction:
     # The stages
 
     def run(self, get_ready: Callable[[Transaction], None]) -> Outcome:
-        """Make the release; whatever fails before the commit is undone.
+        """Make the release; a failure before the commit is undone.
 
         Args:
-            get_ready: everything between the preparation and the commit: afterwards the new release answers through
-                its socket, and the old one cannot write.
+            get_ready: does everything between the preparation and the commit. Afterwards the new release answers
+                through its socket, and the old one cannot write.
 
         Raises:
             ReleaseError, MigratorError, EngineError, OSError: the release was not made, or a command after it failed.
@@ -144,10 +144,10 @@ class Transaction:
         return self._outcome("none", self.draft.pending)
 
     def prepare(self) -> None:
-        """Make what belongs to the new release alone.
+        """Make the new release's directory, secrets and configuration.
 
         Raises:
-            ReleaseError: the image is missing, or a container or volume of somebody else has a name that is needed.
+            ReleaseError: the image is missing, or a foreign container or volume has a name that the release needs.
         """
         self.progress.at(Step.PREPARE)
         number = self.draft.number
@@ -166,7 +166,7 @@ class Transaction:
         self.containers.check(self.progress.step, self.spec, number)
 
     def commit(self) -> Record:
-        """Make the new release the live one, unless its database is out of date by now."""
+        """Make the new release the live one, unless its database may be out of date."""
         self.progress.at(Step.COMMIT)
         draft, spec, current = self.draft, self.spec, self.current
         record = Record(
@@ -177,7 +177,7 @@ class Transaction:
             spec_digest=spec.digest(draft.key.value), spec=spec.recorded(), restored=draft.restored,
         )  # fmt: skip
         self.site.commit(record, self._check_hold if self.old and self.old.gate else None)
-        self._let_go()
+        self._end_hold()
         draft.committed = time.time()
         return record
 
@@ -203,18 +203,18 @@ class Transaction:
     def undo(self) -> None:
         """Let the old release serve again, then clean up. A committed release stays.
 
-        What cannot be undone now (the Engine may be the trouble) is left to the next call.
+        A part that cannot be undone now, for example because the Engine fails, is left to the next call.
         """
         draft = self.draft
         if self.site.current.is_symlink() and self.site.current.readlink().name == str(draft.number):
-            self._let_go()
+            self._end_hold()
             return
         if draft.migrator:
-            draft.migrator.release()  # its end may take a while, for which requests need not wait
-        self._let_go()
+            draft.migrator.release()  # before the hold ends; the migrator's end may take longer, without a hold
+        self._end_hold()
         draft.end_migrator()
         if self.old:
-            self.old.start_again()
+            self.old.restart()
         names = [self.containers.helper]
         with suppress(EngineError):
             names = [*self.containers.of_release(draft.number), *names]
@@ -228,7 +228,7 @@ class Transaction:
                 remove_tree(self.site.generation(draft.generation))
             self.site.unfinished.unlink(missing_ok=True)
 
-    # What the ways to get ready consist of
+    # The parts of the ways to get ready
 
     def configure(self) -> None:
         """Write the new release's configuration, which names its generation."""
@@ -246,8 +246,8 @@ class Transaction:
         migrator = self.start_migrator(self.spec.image)
         found = self.draft.found
         if not {"pending", "static_url"} <= found.keys():
-            raise self.progress.error(f"the runtime in {self.spec.image} does not list them: build the image anew")
-        url = "/" + (found["static_url"] or self.spec.static_url).lstrip("/")  # none: the project has no static files
+            raise self.progress.error(f"the runtime in {self.spec.image} does not list them: rebuild the image")
+        url = "/" + (found["static_url"] or self.spec.static_url).lstrip("/")  # a project may have no static files
         if url != self.spec.static_url:
             raise self.progress.error(
                 f"the project's STATIC_URL is {url}, but Nginx serves static files at {self.spec.static_url}: "
@@ -256,7 +256,7 @@ class Transaction:
         return migrator
 
     def start_migrator(self, image: str) -> Migrator:
-        """Start a migrator from an image, and keep what its preflight finds."""
+        """Start a migrator from an image, and keep the result of its preflight."""
         self.site.provide_secrets(self.draft.number)
         self.containers.remove(self.containers.helper)
         arguments = self.containers.one_shot(self.spec, self.draft.number, image, "migrator")
@@ -282,10 +282,10 @@ class Transaction:
                 raise self.progress.error(done.end, tail(done.said))
 
     def rehearse_migrations(self, migrator: Migrator, source: int, backwards: tuple[str, ...] = ()) -> None:
-        """Migrate a copy that is thrown away: a failure shows now, and the time it takes predicts the hold.
+        """Migrate a temporary copy of the database, to find failures early and to predict the hold.
 
         Args:
-            migrator: of the image that knows the migrations.
+            migrator: a migrator of the image that has the migrations.
             source: the generation to copy.
             backwards: migrations to reverse, instead of applying the pending ones.
 
@@ -306,7 +306,7 @@ class Transaction:
         if predicted > self.spec.hold_seconds - MARGIN and not self.spec.maintenance:
             raise self.progress.error(
                 f"requests would wait {predicted:.1f} s (copy {found['copy_seconds']:.1f} s, migrations "
-                f"{found['migrate_seconds']:.1f} s), and app_hold_seconds allows {self.spec.hold_seconds:g} s, "
+                f"{found['migrate_seconds']:.1f} s), but app_hold_seconds allows {self.spec.hold_seconds:g} s, "
                 f"less {MARGIN:g} s for safety. No request waited and nothing was changed. Deploy with "
                 "app_maintenance=true, which answers 503 for that time, or raise app_hold_seconds"
             )
@@ -315,17 +315,17 @@ class Transaction:
         """Check that the disk has room for a file of ``needed`` bytes.
 
         Raises:
-            ReleaseError: it has not.
+            ReleaseError: it is too small.
         """
         free = shutil.disk_usage(self.site.data).free
         if free < needed * ROOM:
             raise self.progress.error(
-                f"{what} needs {needed * ROOM / 1e6:.0f} MB, and {self.site.data} has {free / 1e6:.0f} MB free: "
+                f"{what} needs {needed * ROOM / 1e6:.0f} MB, but {self.site.data} has {free / 1e6:.0f} MB free: "
                 "make room there. Nothing was changed"
             )
 
     def make_generation(self) -> None:
-        """Make the directory of the new release's own generation."""
+        """Make the directory of the new release's generation."""
         make_directory(self.site.generation(self.draft.generation), 0o700, APP_UID, APP_GID)
 
     def migrate(
@@ -338,25 +338,25 @@ class Transaction:
             self.draft.migrations = (*applied, *(f"{name} (reversed)" for name in backwards))
 
     def start(self) -> None:
-        """Start the containers of the release; its workers and jobs wait until it is the live one."""
+        """Create the release's containers and start them; its workers wait until it is the live one."""
         self.progress.at(Step.START)
         number = self.draft.number
-        self.containers.remove(*self.containers.of_release(number))  # made late by a module that was killed
+        self.containers.remove(*self.containers.of_release(number))  # the Engine made them after a module was killed
         self.containers.create(self.spec, number)
         static_files.publish(self.site, self.engine, self.containers.web(number), number)
         directory = self.site.release(number)
-        # Taken once, by the process that serves before the commit. The old release's process sees the directory, too:
-        # if the directory were open to it by now, it could plant a link of that name.
+        # The process that serves before the commit removes this file. It is written while the directory is closed: the
+        # old release's process sees the directory, too, and could put a link of that name there.
         write_durably(directory / "go", "", 0o600, APP_UID, APP_GID)
         directory.chmod(OPEN)
         workers = [self.containers.worker(number, name) for name in self.spec.workers]
         self.engine("start", self.containers.web(number), *workers)
 
     def wait_ready(self, patience: float = float("inf")) -> None:
-        """Wait until the new release answers as the site, through its socket, or until a hold ends.
+        """Wait until the new release answers as the site, through its socket, but not beyond a hold.
 
         Args:
-            patience: seconds for the page to come right once the release says that it can serve.
+            patience: seconds for a healthy page after the release has reported that it can serve.
         """
         self.progress.at(Step.WAIT_READY)
         left = self.old.seconds_left() if self.old and self.old.gate else float("inf")
@@ -364,20 +364,20 @@ class Transaction:
         self.readiness.wait_ready(self.draft.number, self.spec, until, patience)
 
     def serve(self) -> None:
-        """Start the release on a database that is there, and wait until it is ready."""
+        """Start the release on an existing database, and wait until it is ready."""
         self.start()
         self.wait_ready()
 
     def _check_hold(self) -> None:
-        """Right before the rename: nobody has written to the old generation since the copy, and requests still wait."""
+        """Check, right before the rename, that the guard has been in force since the copy, and that requests wait."""
         if self.draft.migrator:
             self.draft.migrator.check()
         if self.old:
             self.old.seconds_left()
 
-    def _let_go(self) -> None:
+    def _end_hold(self) -> None:
         if self.old:
-            self.old.let_go()
+            self.old.end_hold()
 
     def _run_after(self, command: Command, what: str) -> None:
         words = " ".join(command)
@@ -395,7 +395,7 @@ class Transaction:
         return Outcome(action, draft.number, self.current, migrations, held, draft.rehearsed, draft.warnings)
 
     def _audit(self, started: float, outcome: str) -> None:
-        """Write the line of the audit log; every release has one, and every one that failed."""
+        """Write the release's line of the audit log; failed releases have one, too."""
         draft, image = self.draft, self.spec.image
         line = {
             "time": _utc(started), **self.audit_fields(draft), "release": draft.number,

@@ -1,4 +1,4 @@
-"""The ways to get a release ready for its commit: the first one, in place of another, or on a migrated copy."""
+"""The ways to get a release ready for its commit: as the first one, on the same database, or on a migrated copy."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from .rollback import RollbackPlan
     from .transaction import Transaction
 
-ERROR_SECONDS = 2.0  # that requests wait for a page that does not come right
+ERROR_SECONDS = 2.0  # time in which the page must become healthy while requests wait
 
 
 def get_ready(transaction: Transaction, rollback: RollbackPlan | None = None) -> None:
     """Get a release ready in the way that its migrations need.
 
     Args:
-        transaction: is prepared.
-        rollback: says what to do with the database, if the release is one.
+        transaction: the prepared transaction.
+        rollback: decides about the database, if the release is a rollback.
     """
     migrator = transaction.load_project()
     if transaction.old is None:
@@ -53,11 +53,11 @@ def begin(transaction: Transaction) -> None:
 
 
 def replace(transaction: Transaction, old: OldRelease, migrator: Migrator) -> None:
-    """Serve the same generation beside the old release; no request waits."""
+    """Start the release on the same generation beside the old release; no request waits."""
     migrator.dismiss()
     transaction.serve()
     transaction.readiness.warm_up(transaction.draft.number, transaction.spec)
-    old.rest_workers()
+    old.pause_workers()
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,14 @@ class Move:
         draft, spec = transaction.draft, transaction.spec
         if self.reversed:
             draft.end_migrator()
-            migrator = transaction.start_migrator(old.record.image)  # only the newer image can reverse its migrations
+            migrator = transaction.start_migrator(old.record.image)  # only the newer image can reverse the migrations
         transaction.rehearse_migrations(migrator, self.source, self.reversed)
         draft.generation = 1 + max(transaction.site.generations())
         transaction.configure()
         transaction.start()
         transaction.progress.at(Step.WAIT_LOADED)
         transaction.readiness.wait_loaded(draft.number, spec, time.monotonic() + spec.health_timeout)
-        old.rest_workers()
+        old.pause_workers()
         old.hold(migrator)
         transaction.progress.at(Step.COPY)
         transaction.make_generation()

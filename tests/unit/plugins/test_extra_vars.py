@@ -32,5 +32,5 @@ def test_the_last_one_counts() -> None:
 
 
 def test_two_variables_in_one() -> None:
-    with pytest.raises(CommandLineError, match="an -e each"):
+    with pytest.raises(CommandLineError, match="Use a separate -e for"):
         as_typed("manage", "check", ["-e", "manage=check --deploy site_name=polls"])

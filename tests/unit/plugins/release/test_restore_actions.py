@@ -91,7 +91,9 @@ def plan(options: dict[str, str], live: bool = True, hosts: tuple[str, ...] = ("
         (True, {"backup": "/etc/passwd"}, "restore", "web", ""),
     ],
 )
-def test_the_request_and_the_host_decide_what_is_done(live: bool, options: dict[str, str], does: str, host: str, directory: str) -> None:
+def test_the_request_and_the_host_decide_what_is_done(
+    live: bool, options: dict[str, str], does: str, host: str, directory: str
+) -> None:
     decided = plan(options, live)
     assert (decided["does"], decided["host"], decided["directory"]) == (does, host, directory)
     assert decided["control_node"] == (bool(options.get("source")) or "/" in options.get("backup", ""))

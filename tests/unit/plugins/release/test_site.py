@@ -383,7 +383,7 @@ def test_the_secret_key_is_the_live_release_s(site: Site) -> None:
     assert site.secret_key() == SecretKey("two")
     for broken, what in (("{", "Expecting property name"), ('[{"key": "one"}]', "is not a list of keys")):
         (site.secrets(2) / "secret_key_fallbacks").write_text(broken)
-        with pytest.raises(ReleaseError, match=f"secrets is broken: .*{what}"):
+        with pytest.raises(ReleaseError, match=f"secrets is invalid: .*{what}"):
             site.secret_key()
 
 

@@ -311,7 +311,7 @@ def test_a_maintenance_window_has_no_limit_but_the_death_of_the_process(world: W
     world.release("1.0")
     world.engine.migration_seconds = 100
     error = world.fails("2.0")
-    assert "requests would wait 100.6 s (copy 0.1 s, migrations 100.0 s), and app_hold_seconds allows 10 s" in str(
+    assert "requests would wait 100.6 s (copy 0.1 s, migrations 100.0 s), but app_hold_seconds allows 10 s" in str(
         error
     )
     assert not world.site.hold.exists()
@@ -621,11 +621,11 @@ def test_a_link_among_static_files_is_not_shared(world: World, victim: Path, mon
         ("jobs", {"tidy": {"schedule": "* * * * * root evil\n#", "command": ["check"]}}, "one line"),
         ("jobs", {"tidy": {"schedule": "17 25 * * *", "command": ["check"]}}, "hour"),
         ("jobs", {"a b": {"schedule": "17 * * * *", "command": ["check"]}}, "'a b' cannot be a name"),
-        ("jobs", {"tidy": {"schedule": "17 * * * *", "command": "check"}}, "'check' is no command"),
+        ("jobs", {"tidy": {"schedule": "17 * * * *", "command": "check"}}, "'check' is not a command"),
         ("workers", {"x\nroot": ["check"]}, "cannot be a name"),
-        ("workers", {"x": []}, "is no command"),
-        ("pre_release", [["check", 1]], "is no command"),
-        ("image", "--privileged", "is of the image '--privileged'"),
+        ("workers", {"x": []}, "is not a command"),
+        ("pre_release", [["check", 1]], "is not a command"),
+        ("image", "--privileged", "has the image '--privileged'"),
         ("limits", "1g", "has '1g' as 'limits'"),
     ],
 )
@@ -728,7 +728,7 @@ def test_a_worker_that_goes_on_working_keeps_the_release_from_being_committed(
     world.site.rested(1, "mailer").touch()
     error = world.fails("2.0", **MAILER)
     assert error.step == "pause the workers of the old release"
-    assert "polls-1-mailer has not said within 0 s that it rests" in str(error)
+    assert "polls-1-mailer has not paused within 0 s" in str(error)
     assert "docker stop polls-1-mailer" in str(error)
     assert ["migrator", "guard"] not in [call[:2] for call in world.engine.calls]
     assert world.picture() == before
@@ -755,7 +755,7 @@ def test_workers_are_not_forgotten_when_the_caller_dies(
     with monkeypatch.context() as dead:
         dead.setattr(PretendedEngine, f"_word_{moment}", die)
         dead.setattr(Transaction, "undo", lambda *_: None)  # the dead undo nothing
-        dead.setattr(RenewedGate, "_go_on", lambda *_: None)  # and renew nothing
+        dead.setattr(RenewedGate, "_renew", lambda *_: None)  # and renew nothing
         with pytest.raises(ReleaseError):
             world.release("2.0", **MAILER)
     assert world.engine.rested == ["polls-1-mailer"]
@@ -834,7 +834,7 @@ def test_another_static_url_than_the_project_s_is_refused(world: World) -> None:
 
 def test_an_image_of_another_runtime_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PretendedMigrator, "hear", lambda *_: "{}")
-    assert "build the image anew" in str(world.fails("1.0"))
+    assert "rebuild the image" in str(world.fails("1.0"))
 
 
 def test_a_volume_that_is_bound_elsewhere_is_refused(world: World) -> None:
@@ -1312,7 +1312,7 @@ def test_an_engine_that_goes_away_for_good_is_the_reason_and_the_next_run_gets_t
         else:
             assert error.step == "retire the old release"
         assert world.releases().serving() in (
-            "What serves now is unknown.",
+            "The serving release is unknown.",
             "The site has no live release yet.",
         )
         world.engine.fail_at = -1
@@ -1535,11 +1535,11 @@ def test_each_option_of_the_module_counts(option: str) -> None:
     ("option", "value", "says"),
     [
         ("workers", {"Mailer": "send"}, "'Mailer' is not a valid name"),
-        ("workers", {"mailer": 7}, "7 is no management command"),
+        ("workers", {"mailer": 7}, "7 is not a management command"),
         ("workers", {"mailer": "send 'it"}, "No closing quotation"),
         ("jobs", {"tidy": "clearsessions"}, "'tidy' needs 'schedule' and 'command'"),
         ("jobs", {"tidy": {"schedule": "61 * * * *", "command": "clearsessions"}}, "jobs: tidy: .*61"),
-        ("pre_release", [" "], "' ' is no management command"),
+        ("pre_release", [" "], "' ' is not a management command"),
     ],
 )
 def test_commands_that_cannot_be_run_are_refused(option: str, value: Any, says: str) -> None:
@@ -1645,7 +1645,7 @@ def test_the_plan_names_pending_migrations_and_estimates_the_hold(world: World) 
     world.engine.containers["polls-1"].running = False
     plan = releases.plan(world.spec("2.0"), both)
     assert plan.migrations == ()
-    assert "cannot say which migrations it has applied: it does not run" in plan.warnings[0]
+    assert "cannot ask the live release for its applied migrations: it does not run" in plan.warnings[0]
 
 
 def test_the_message_says_what_serves(world: World) -> None:
@@ -1655,7 +1655,7 @@ def test_the_message_says_what_serves(world: World) -> None:
     world.engine.containers["polls-1"].running = False
     assert "polls-1 is down" in world.releases().serving()
     (world.site.current / "release.json").write_text("{")
-    assert world.releases().serving() == "What serves now is unknown."
+    assert world.releases().serving() == "The serving release is unknown."
 
 
 def test_somebody_elses_container_under_our_name_stays(world: World) -> None:
