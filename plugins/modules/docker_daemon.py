@@ -1,31 +1,31 @@
 #!/usr/bin/python
-"""Ansible module: options of the Docker Engine, put into effect safely."""
+"""Ansible module: merge options into the Docker Engine's configuration and apply them safely."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
 module: docker_daemon
-short_description: Options of the Docker Engine, merged into what the host has and put into effect
+short_description: Merge options into the Docker Engine's configuration and apply them
 version_added: 0.1.0
 description:
-  - Merges options into the Engine's configuration file, has the Engine check the result where it can (23.0 and newer),
-    writes it, and reloads the Engine, or restarts it where a reload is not enough.
+  - Merges options into the Engine's configuration file, lets the Engine validate the result (Engine 23.0 and newer),
+    writes it, and reloads the Engine, or restarts it if a reload is not enough.
   - Never restarts an Engine that runs containers without the label C(hostwright) unless O(restart=always).
-  - Refuses a configuration file that is not valid JSON, naming the place, and leaves it as it is.
-  - An Engine that does not take the new options gets its former configuration back, and the module fails.
-  - An Engine that does not run is left so; it reads the file when it starts.
+  - Refuses a configuration file that is not valid JSON, names the position of the error, and does not change the file.
+  - If the Engine does not apply the new options, the previous configuration is restored and the module fails.
+  - A stopped Engine is not started; it reads the file when it starts.
 options:
   options:
     description:
-      - The options, by the names of C(daemon.json). Dictionaries are merged at any depth, a null removes a key, any
-        other value replaces (lists too). Keys that are not named stay as they are.
+      - The options, with the names that C(daemon.json) uses. Dictionaries are merged at any depth, a null removes a
+        key, any other value, also a list, replaces the old one. Keys that are not given are not changed.
     type: dict
     required: true
   restart:
     description:
-      - When the Engine may be restarted for options that it does not reload. V(auto) is only while no foreign container
-        runs.
+      - When the Engine may be restarted for options that it does not reload. V(auto) permits it only while no foreign
+        container runs.
     type: str
     choices: [auto, always]
     default: auto
@@ -36,10 +36,10 @@ options:
     default: /etc/docker/daemon.json
 attributes:
   check_mode:
-    description: Decides and refuses as otherwise, and changes nothing.
+    description: Makes every check and reports the change without making it.
     support: full
   diff_mode:
-    description: Shows the file; passwords in URLs are made unreadable.
+    description: Shows the file; credentials in URLs are masked.
     support: full
 author:
   - The Hostwright developers
@@ -53,7 +53,7 @@ EXAMPLES = r"""
       log-opts:
         max-size: 10m
 
-- name: Go back to the default level of logging, and permit the restart that this needs
+- name: Restore the default log level, and permit the restart that this needs
   hostwright.django.docker_daemon:
     options:
       log-level:
@@ -62,7 +62,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 action:
-  description: What made the Engine take the options; V(none) if nothing changed or the Engine does not run.
+  description: How the options were applied; V(none) if nothing changed or the Engine does not run.
   returned: success
   type: str
   choices: [none, reload, restart]
@@ -74,7 +74,7 @@ keys:
   elements: str
   sample: [live-restore]
 problem:
-  description: What went wrong, where, and what to do.
+  description: What is wrong, where, and what to do about it.
   returned: failure
   type: dict
 """
@@ -92,14 +92,14 @@ ARGUMENTS = {
     "restart": {"type": "str", "choices": ["auto", "always"], "default": "auto"},
     "path": {"type": "path", "default": "/etc/docker/daemon.json"},
 }
-PATIENCE = 180  # seconds for a restart: containers that run get time to stop
+TIMEOUT = 180  # seconds for a restart: running containers get time to stop
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     given = module.params
-    daemon = Daemon(Path(given["path"]), functools.partial(run, timeout=PATIENCE))
+    daemon = Daemon(Path(given["path"]), functools.partial(run, timeout=TIMEOUT))
     try:
         outcome = daemon.configure(given["options"], given["restart"], module.check_mode)
     except ProblemError as error:

@@ -11,23 +11,23 @@ DOCUMENTATION = r"""
 module: host_command
 short_description: Install Hostwright's own commands on a host
 description:
-  - Writes the commands' Python package, then the launchers that name it, C(/usr/local/sbin/hostwright) and
-    C(/usr/local/sbin/hostwright-certificates), and the unit of systemd that runs C(hostwright secrets) at boot. A run
-    that begins meanwhile, by cron for example, finds the old package or the new one as a whole.
-  - What earlier versions have installed goes.
-  - One round trip, whether anything changes or not.
+  - Writes the commands' Python package, then the launchers that refer to it, C(/usr/local/sbin/hostwright) and
+    C(/usr/local/sbin/hostwright-certificates), and the systemd unit that runs C(hostwright secrets) at boot. A command
+    that starts during the installation, for example from cron, uses either the old package or the new one as a whole.
+  - Removes the files of earlier versions.
+  - Needs one round trip, whether anything changes or not.
 options:
   files:
-    description: Text of each of the package's own modules, by file name. Those that it shares with Ansible's modules
-      come with this one.
+    description: Text of each of the package's own modules, by file name. The modules that it shares with the
+      collection are included in this module.
     type: dict
     required: true
 attributes:
   check_mode:
-    description: Says what would change.
+    description: Reports the changes without making them.
     support: full
   diff_mode:
-    description: Names the files that change.
+    description: Lists the files that change.
     support: full
 author: Hostwright contributors
 """
@@ -40,7 +40,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 files:
-  description: Paths that changed.
+  description: Paths that were written or removed.
   type: list
   elements: str
   returned: success
@@ -53,13 +53,13 @@ def main() -> None:
     given: dict[str, Any] = module.params
     command = HostCommand(given["files"])
     try:
-        coming, leaving = command.differences(), command.leaving()
-        if (coming or leaving) and not module.check_mode:
+        changed, obsolete = command.differences(), command.obsolete()
+        if (changed or obsolete) and not module.check_mode:
             command.install()
     except OSError as error:
         module.fail_json(msg=f"cannot install the command hostwright: {error}")
-    before, after = ("".join(f"{path}\n" for path in paths) for paths in (leaving, coming))
-    paths = [str(path) for path in (*coming, *leaving)]
+    before, after = ("".join(f"{path}\n" for path in paths) for paths in (obsolete, changed))
+    paths = [str(path) for path in (*changed, *obsolete)]
     module.exit_json(changed=bool(paths), files=paths, diff={"before": before, "after": after})
 
 

@@ -1,53 +1,53 @@
 #!/usr/bin/python
-"""Ansible module: look at a host before anything is changed on it."""
+"""Ansible module: check a host before anything is changed on it."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
 module: preflight
-short_description: Look at a host before anything is changed on it
+short_description: Check a host before anything is changed on it
 version_added: 0.1.0
 description:
-  - Checks in one round trip that a host can be deployed to, and reports every problem at once, each with what is wrong,
-    where, and what to do. Fails if there is one.
+  - Checks in one round trip that a host meets the requirements, and reports all problems at once, each with what is
+    wrong, where, and what to do. Fails if there is a problem.
   - Changes nothing, in check mode or not.
-  - Returns the facts that the roles of this collection need, which spares them the gathering of all facts.
+  - Returns the facts that the roles of this collection need, so that they need not gather all facts.
 options:
   distributions:
     description:
-      - The distributions that will do, each as C(ID VERSION_ID) of its os-release file. An empty list allows any.
+      - The allowed distributions, each as C(ID VERSION_ID) of its os-release file. An empty list allows any.
     type: list
     elements: str
     default: [debian 12, debian 13, ubuntu 24.04, ubuntu 26.04]
   platform:
     description:
       - The processor that the image is for, like V(x86_64) or V(aarch64); V(amd64), V(arm64) and V(linux/amd64) are
-        understood. Empty to not compare.
+        accepted too. An empty value skips the check.
     type: str
     default: ""
   engine:
     description:
-      - Whether a Docker Engine has to be there. With V(optional) one that is missing, or that systemd can start, is no
-        problem.
+      - Whether a running Docker Engine is required. With V(optional) it may be missing, or stopped if systemd can start
+        it.
     type: str
     choices: [optional, required]
     default: optional
   engine_minimum:
     description:
-      - The oldest Docker Engine that will do, if there is one. Empty to not compare.
+      - The oldest version that a running Docker Engine may have. An empty value skips the check.
     type: str
     default: "20.10"
   space:
     description:
-      - Room that is needed. What goes to the same file system is added up.
+      - Disk space that is needed. Needs on the same file system are added up.
     type: list
     elements: dict
     default: []
     suboptions:
       path:
         description:
-          - An absolute path, which need not exist yet; or V(engine) for where the Engine keeps its images.
+          - An absolute path, which need not exist yet; or V(engine) for the directory of the Engine's images.
         type: str
         required: true
       megabytes:
@@ -62,7 +62,7 @@ options:
     default: []
   container:
     description:
-      - The container that may hold the ports already.
+      - The container that may already publish the ports.
     type: str
     default: hostwright-nginx
   users:
@@ -73,29 +73,29 @@ options:
     default: []
   os_release:
     description:
-      - The file that tells the distribution; another one for a host that hides or disguises its own.
+      - The os-release file; set another one for a host whose own file does not name the real distribution.
     type: path
     default: /etc/os-release
   daemon_configuration:
     description:
-      - The Engine's configuration file, which must be valid if it is there.
+      - The Engine's configuration file, which must be valid if it exists.
     type: path
     default: /etc/docker/daemon.json
 attributes:
   check_mode:
-    description: Does the same in check mode, since it changes nothing.
+    description: Works the same in check mode, because it changes nothing.
     support: full
   diff_mode:
-    description: Has nothing to show.
+    description: Changes nothing, so there is no difference to show.
     support: none
 requirements:
-  - Root, to name the programs that hold ports and to ask the Docker Engine.
+  - Root privileges, to find the programs that listen on ports and to query the Docker Engine.
 author:
   - The Hostwright developers
 """
 
 EXAMPLES = r"""
-- name: Check that the host can take the site
+- name: Check that the host can run the site
   hostwright.django.preflight:
     platform: x86_64
     space:
@@ -106,7 +106,7 @@ EXAMPLES = r"""
     ports: [80, 443]
   register: host
 
-- name: Require an Engine that answers
+- name: Require a running Engine
   hostwright.django.preflight:
     engine: required
     engine_minimum: "23.0"
@@ -114,13 +114,13 @@ EXAMPLES = r"""
 
 RETURN = r"""
 problems:
-  description: What is wrong, where, and what to do; empty if the host will do.
+  description: What is wrong, where, and what to do about it; empty if the host meets all requirements.
   returned: always
   type: list
   elements: dict
   contains:
     what: {description: What is wrong., type: str, returned: always}
-    where: {description: Where it was seen., type: str, returned: always}
+    where: {description: Where it was found., type: str, returned: always}
     do: {description: What to do about it., type: str, returned: always}
   sample:
     - what: TCP port 80 is taken
@@ -136,25 +136,25 @@ requests: {description: Whether the host's Python has requests., returned: succe
 package_interrupted: {description: Whether dpkg was interrupted., returned: success, type: bool}
 engine_present: {description: Whether the host has a Docker Engine., returned: success, type: bool}
 engine_answers: {description: Whether it answers., returned: success, type: bool}
-engine_client: {description: Whether the docker program is there., returned: success, type: bool}
+engine_client: {description: Whether the docker program is installed., returned: success, type: bool}
 engine_version: {description: Its version; empty if it does not answer., returned: success, type: str, sample: 26.1.5}
 engine_package:
   description: The Debian package that installed it; empty if none did.
   returned: success
   type: str
   sample: docker.io
-engine_unit: {description: Whether systemd knows docker.service., returned: success, type: bool}
+engine_unit: {description: Whether systemd has docker.service., returned: success, type: bool}
 engine_enabled: {description: Whether docker.service is enabled., returned: success, type: bool}
 storage_driver: {description: Its storage driver., returned: success, type: str, sample: overlay2}
 data_root: {description: Its data root., returned: success, type: str, sample: /var/lib/docker}
-image_root: {description: Where it keeps images., returned: success, type: str, sample: /var/lib/docker}
+image_root: {description: The directory of its images., returned: success, type: str, sample: /var/lib/docker}
 free_megabytes:
   description: Free megabytes by the paths of O(space).
   returned: success
   type: dict
   sample: {engine: 41200}
 users_outside_docker:
-  description: Those of O(users) that are not in the group docker.
+  description: The accounts in O(users) that are not in the group docker.
   returned: success
   type: list
   elements: str

@@ -1,4 +1,4 @@
-"""The machine below the sites: programs, files, the Docker Engine, and what must hold before a change.
+"""The host itself, independent of any site: programs, files, the Docker Engine, and the checks before a change.
 
-Runs on the host, inside modules; ``process``, ``engine`` and ``problems`` also on the control node. Knows no site.
+Runs on the host, inside modules; ``process``, ``engine`` and ``problems`` run on the control node too.
 """

@@ -1,8 +1,8 @@
-"""Carry files between the control node and a host, through the connection of an action plugin.
+"""Transfer files between the control node and a host, through the connection of an action plugin.
 
-The files travel as a tar archive. To the host it goes in pieces, each on the standard input of a command: memory stays
-small, root alone reads them, and a command that Ansible repeats does no harm. From the host it comes as a file: what a
-command prints, Ansible shows where it is verbose.
+The files are packed into a tar archive. To the host, the archive is sent in pieces, each on the standard input of a
+command: memory use stays small, only root can read the pieces, and Ansible may repeat a command safely. From the host,
+the archive is fetched as a file, because a verbose Ansible shows the output of commands.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from typing import Any
 
 PIECE = 8 << 20  # bytes
 RESERVE = 16 << 20  # bytes that stay free
-HEADER = 1024  # bytes that a file takes in an archive besides its content, on average
+HEADER = 1024  # bytes per file that an archive needs in addition to the content, on average
 TEMPORARY = "/var/tmp"  # noqa: S108 (mktemp makes the directory there)
 OWNER = "10001:10001"  # the site's user and group
 
 
 class CarrierError(Exception):
-    """Files were not carried; says why."""
+    """The transfer failed; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is carried to a host: files and directories below ``source``, or ``source`` itself, an archive of them."""
+    """What to send: the files and directories ``names`` below ``source``; without names, the archive ``source``."""
 
     source: Path
     names: Sequence[str] = ()
 
     @property
     def size(self) -> int:
-        """Bytes of the archive, about."""
+        """Approximate size of the archive in bytes."""
         if not self.names:
             return self.source.stat().st_size
         tops = [self.source / name for name in self.names]
@@ -46,7 +46,7 @@ class Load:
         return sum(path.lstat().st_size + HEADER for paths in (tops, inside) for path in paths)
 
     def pieces(self) -> Iterator[bytes]:
-        """The archive.
+        """Yield the archive in pieces.
 
         Raises:
             CarrierError: a file cannot be read.
@@ -67,26 +67,26 @@ class Load:
 
 @dataclass(frozen=True)
 class Carrier:
-    """Carries through the connection of ``action``, an ``ActionBase``."""
+    """Transfers files through the connection of ``action``, an ``ActionBase``."""
 
     action: Any
 
     @contextmanager
     def lend(self, load: Load) -> Iterator[str]:
-        """Have the files on the host for the time of the block, in a directory that only the site's user reads.
+        """Copy the files to a temporary directory of the host, which only the site's user reads, for one block.
 
         Raises:
-            CarrierError: there is no room, or the files did not arrive.
+            CarrierError: the disk has too little space, or the transfer failed.
         """
         with self._directory({TEMPORARY: 2 * load.size}) as directory:
             self._send(load, f"{directory}/.archive", directory)
             yield directory
 
     def give(self, load: Load, target: str) -> None:
-        """Put the files into a directory of the host, which is made if need be, as the site's user's.
+        """Copy the files to a directory of the host, creating it if needed; the site's user owns all of it.
 
         Raises:
-            CarrierError: there is no room, or the files did not arrive.
+            CarrierError: the disk has too little space, or the transfer failed.
         """
         owner, group = OWNER.split(":")
         self._run(f"install --directory --owner={owner} --group={group} --mode=0700 {shlex.quote(target)}")
@@ -97,19 +97,21 @@ class Carrier:
         """Pack files of a host's directory into an archive on the control node.
 
         Raises:
-            CarrierError: there is no room, or the files did not arrive.
+            CarrierError: the disk has too little space, or the transfer failed.
         """
         inside, words = f"cd {shlex.quote(source)}", shlex.join(f"./{name}" for name in names)
         summed = f"awk '{{s += $1 + {HEADER}}} END {{printf \"%.0f\", s}}'"
         size = int(self._run(f"{inside} && find {words} -printf '%s\\n' | {summed}"))
         _require(archive.parent, "the control node", shutil.disk_usage(archive.parent).free, size)
-        with self._directory({TEMPORARY: size}, root=False) as directory:  # the login user, who fetches, must read it
+        with self._directory({TEMPORARY: size}, root=False) as directory:  # the login user fetches it
             packed = f"{directory}/.archive"
             self._run(f"umask 077 && {inside} && tar --create --file={packed} {words}")
             size = int(self._run(f"chown --reference={directory} {packed} && stat --format=%s {packed}"))
             self.action._connection.fetch_file(packed, str(archive))
         if archive.stat().st_size != size:
-            raise CarrierError(f"of {source}, {archive.stat().st_size} of {size} packed bytes arrived")
+            raise CarrierError(
+                f"the archive of {source} is incomplete: {archive.stat().st_size} of {size} bytes arrived"
+            )
 
     def _send(self, load: Load, archive: str, target: str) -> None:
         start = 0
@@ -123,7 +125,12 @@ class Carrier:
 
     @contextmanager
     def _directory(self, needed: dict[str, int], root: bool = True) -> Iterator[str]:
-        """A temporary directory on the host, root's or the login user's, where directories have the needed bytes."""
+        """Create a temporary directory on the host for one block.
+
+        Args:
+            needed: free bytes that must be available, by directory.
+            root: whether root owns the directory; otherwise the login user does.
+        """
         self._require_room(needed)
         directory = self._run(f"mktemp --directory {TEMPORARY}/hostwright-restore-XXXXXXXX", root=root).strip()
         try:
@@ -133,30 +140,30 @@ class Carrier:
 
     def _require_room(self, needed: dict[str, int]) -> None:
         words = shlex.join(needed)
-        told = self._run(f"stat --format=%d {words} && stat --file-system --format='%a %S' {words}").splitlines()
-        devices, frees = told[: len(needed)], [line.split() for line in told[len(needed) :]]
+        lines = self._run(f"stat --format=%d {words} && stat --file-system --format='%a %S' {words}").splitlines()
+        devices, frees = lines[: len(needed)], [line.split() for line in lines[len(needed) :]]
         for path, device, (blocks, size) in zip(needed, devices, frees, strict=True):
             total = sum(number for number, other in zip(needed.values(), devices, strict=True) if other == device)
             _require(path, "the host", int(blocks) * int(size), total)
 
     def _run(self, command: str, data: bytes = b"", root: bool = True) -> str:
-        """What a command on the host prints, run by root or by the login user.
+        """Run a command on the host as root or as the login user, and return its standard output.
 
         Raises:
-            CarrierError: it failed.
+            CarrierError: the command failed.
         """
         if data:
             result = run_with(self.action, command, data)
         else:
             result = self.action._low_level_execute_command(command, sudoable=root)
         if result["rc"] != 0:
-            said = (result.get("stderr") or result["stdout"]).strip()
-            raise CarrierError(f"the host did not do '{command}' ({result['rc']}): {said}")
+            output = (result.get("stderr") or result["stdout"]).strip()
+            raise CarrierError(f"'{command}' failed on the host ({result['rc']}): {output}")
         return str(result["stdout"])
 
 
 def run_with(action: Any, command: str, data: bytes) -> dict[str, Any]:
-    """Run a command on the host with data on its standard input, by way of a file where a connection needs it."""
+    """Run a command on the host with data on its standard input; without pipelining, the data goes through a file."""
     become = action._connection.become
     if action._connection.has_pipelining and (become is None or become.pipelining):
         piped: dict[str, Any] = action._low_level_execute_command(command, in_data=data)
@@ -175,6 +182,6 @@ def run_with(action: Any, command: str, data: bytes) -> dict[str, Any]:
 def _require(path: Path | str, whose: str, free: int, size: int) -> None:
     if free < size + RESERVE:
         raise CarrierError(
-            f"no room on {whose} for the backup: {(size + RESERVE) / 1e6:.0f} MB are needed in {path}, "
-            f"{free / 1e6:.0f} MB are free"
+            f"not enough disk space on {whose} for the backup: {(size + RESERVE) / 1e6:.0f} MB needed in {path}, "
+            f"{free / 1e6:.0f} MB free"
         )

@@ -1,4 +1,4 @@
-"""Hostwright's own commands on a host: a Python package below a directory named by its content, and what starts it."""
+"""Hostwright's own commands on a host: a Python package in a directory named by its digest, and its launchers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .process import Runner, run
 
 PACKAGE = "hostwright_host"
 SHARED = (contract, files, manifest, acme, secret_files)
-"""Modules of the collection that the package uses. They lie beside it on the host, under the names they have here."""
+"""Modules of the collection that the package uses. They are installed beside it, under the same import names."""
 COMMANDS: Mapping[str, list[str]] = {"hostwright": [], "hostwright-certificates": ["certificates"]}
-"""Names of the commands, and the words that each puts before its own arguments."""
+"""Names of the commands, and the words that each inserts before its arguments."""
 
-# Nobody's environment and working directory decide what root imports.
+# -I: neither the caller's environment nor the working directory decides what root imports.
 _LAUNCHER = """\
 #!/usr/bin/python3 -I
 import sys
@@ -32,7 +32,7 @@ from {package}.__main__ import main
 
 sys.exit(main({words} + sys.argv[1:]))
 """
-# The Engine starts, and each site with it, even if the secrets of one cannot be read.
+# Before=, not Requires=: the Engine and all sites start even if the secrets of one site cannot be read.
 _UNIT_TEXT = """\
 [Unit]
 Description=Secrets of Hostwright's sites, in memory
@@ -51,7 +51,7 @@ WantedBy=docker.service
 
 @dataclass(frozen=True)
 class HostCommand:
-    """What the package consists of (the text of each of its own modules by its name), and below which root it lies."""
+    """The commands to install: ``files`` is the text of each of the package's own modules, by file name."""
 
     files: Mapping[str, str]
     root: Path = Path("/")
@@ -59,12 +59,12 @@ class HostCommand:
 
     @property
     def library(self) -> Path:
-        """Holds nothing but packages of these commands."""
+        """Directory that contains only versions of the package."""
         return self.root / "usr/local/lib/hostwright"
 
     @property
     def directory(self) -> Path:
-        """Holds the package. Another content has another directory, so that a run never finds half of each."""
+        """Directory of the package, named by its content, so that a run never mixes modules of two versions."""
         text = "".join(f"{name}\0{content}\0" for name, content in sorted(self._modules().items()))
         return self.library / hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -74,33 +74,35 @@ class HostCommand:
 
     @property
     def unit(self) -> Path:
-        """Has the host copy secrets into memory when it boots, before its Engine starts."""
+        """Unit of systemd that copies secrets into memory at boot, before the Engine starts."""
         return self.root / secret_files.UNIT.relative_to("/")
 
     @property
     def wanted(self) -> Path:
-        """The link by which the Engine's start has the unit started first."""
+        """Symlink that makes systemd start the unit together with the Engine."""
         return self.unit.parent / "docker.service.wants" / self.unit.name
 
     def differences(self) -> list[Path]:
-        """Paths that are not as they should be, but for those that go."""
+        """Paths to write: missing, or with another content, owner or mode."""
         found = [path for path, (text, mode) in self._files().items() if not is_as_wanted(path, text, mode)]
-        return found if _leads(self.wanted, f"../{self.unit.name}") else [*found, self.wanted]
+        link = self.wanted
+        linked = link.is_symlink() and str(link.readlink()) == f"../{self.unit.name}"
+        return found if linked else [*found, link]
 
-    def leaving(self) -> list[Path]:
-        """Paths of earlier versions, which go."""
+    def obsolete(self) -> list[Path]:
+        """Paths to remove: the files of earlier versions."""
         secrets = self.root / "usr/local/lib/hostwright-secrets.py"
         directory = self.directory
         packages = [path for path in sorted(self.library.glob("*")) if path != directory]
         return [*packages, secrets] if secrets.exists() else packages
 
     def install(self) -> None:
-        """Write the package, then what starts it, which switches; then remove what earlier versions have left.
+        """Write the package, then the launchers, which switches to it; then remove the files of earlier versions.
 
         Raises:
-            OSError: something cannot be written, or systemd does not read its units again.
+            OSError: a file cannot be written, or systemd cannot reload its units.
         """
-        changes, leaving = self.differences(), self.leaving()
+        changes, obsolete = self.differences(), self.obsolete()
         for path, (text, mode) in self._files().items():
             if path in changes:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,21 +119,18 @@ class HostCommand:
             answer = self.run(["systemctl", "daemon-reload"])
             if not answer.ok:
                 raise OSError(f"systemctl daemon-reload failed: {answer.said}")
-        for path in leaving:
-            if path.is_dir() and not path.is_symlink():
-                remove_tree(path)
-            else:
-                path.unlink()
+        for path in obsolete:
+            remove_tree(path)
 
     def _modules(self) -> dict[str, str]:
-        """Text of every module by its path in the directory."""
+        """Text of every module, by its path in the package's directory."""
         shared = {f"{module.__name__.replace('.', '/')}.py": inspect.getsource(module) for module in SHARED}
         own = {f"{PACKAGE}/{name}": text for name, text in self.files.items()}
-        # A package, so that no other one of that name on the host, Ansible's own for example, is taken for it.
+        # A regular package takes precedence over any other ansible_collections on the host, for example Ansible's.
         return {**own, **shared, "ansible_collections/__init__.py": ""}
 
     def _files(self) -> dict[Path, tuple[str, int]]:
-        """Text and mode of every file by its path, in the order in which they are written."""
+        """Text and mode of every file by its path, in writing order."""
         directory = self.directory
         found = {directory / name: (text, 0o644) for name, text in self._modules().items()}
         for name, words in COMMANDS.items():
@@ -142,7 +141,7 @@ class HostCommand:
 
 
 def is_as_wanted(path: Path, text: str, mode: int) -> bool:
-    """Whether a file of this process's user has a text and a mode."""
+    """Whether a file belongs to this process's user and has that text and mode."""
     try:
         status = path.lstat()
         if (status.st_mode & 0o7777, status.st_uid) != (mode, os.geteuid()):
@@ -150,7 +149,3 @@ def is_as_wanted(path: Path, text: str, mode: int) -> bool:
         return path.read_text(encoding="utf-8") == text
     except (OSError, UnicodeDecodeError):
         return False
-
-
-def _leads(link: Path, to: str) -> bool:
-    return link.is_symlink() and str(link.readlink()) == to

@@ -1,9 +1,9 @@
-"""The Docker Engine's configuration file: merged, checked, written and put into effect as one transaction.
+"""The Docker Engine's configuration file: merged, validated, written and applied as one transaction.
 
-The order is: decide everything first and refuse whatever will not do, then note what is due in a file beside the
-configuration, replace the configuration by a rename, reload or restart, make sure that the Engine took it, remove the
-note. An Engine that does not take it gets its former configuration back. A run that was cut short leaves the note, so
-that the next one finishes the work.
+The order is: make every decision and refuse invalid input; record the pending action in a file beside the
+configuration; replace the configuration by a rename; reload or restart; verify that the Engine applied it; remove the
+record. If the Engine does not apply it, the previous configuration is restored. An interrupted run leaves the record,
+so that the next run finishes the work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOTE = ".daemon.json.hostwright-pending"
 
 NOTHING, RELOAD, RESTART = "none", "reload", "restart"
 
-# What a running Engine takes from SIGHUP, by https://docs.docker.com/reference/cli/dockerd/#configuration-reload-behavior
+# The options that a running Engine reloads on SIGHUP, by https://docs.docker.com/reference/cli/dockerd/#configuration-reload-behavior
 # and moby's daemon/reload.go: the first group whether the key is set or removed, the second only when it is set (a
 # removed key keeps its value there until a restart).
 RELOADED_ALWAYS = frozenset({"max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts"})
@@ -44,12 +44,12 @@ RELOADED_WHEN_SET = frozenset(
         "shutdown-timeout",
     }
 )
-# Of the features only this one is looked at anew; containerd-snapshotter, for example, is read at the start.
+# The only feature that is reloaded; containerd-snapshotter, for example, is read at the start only.
 RELOADED_FEATURES = frozenset({"buildkit"})
 
 EVENTS = ("docker", "events", "--filter", "type=daemon", "--filter", "event=reload")
-# The log's lines that say why the Engine does not take a configuration, among those that always come.
-TELLING = re.compile(r"level=(error|fatal)|unable to|failed to|invalid|cannot ", re.IGNORECASE)
+# Log lines that explain why the Engine rejects a configuration, and routine lines that do not.
+CAUSE = re.compile(r"level=(error|fatal)|unable to|failed to|invalid|cannot ", re.IGNORECASE)
 ROUTINE = re.compile(
     r"level=(debug|info|warning)|^docker\.service|^(Starting|Started|Stopping|Stopped|Failed to start) "
 )
@@ -59,7 +59,7 @@ Options = dict[str, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was, or in check mode would be, done to the configuration."""
+    """The change that was made, or in check mode would be made, to the configuration."""
 
     changed: bool
     action: str
@@ -82,12 +82,12 @@ def parse(text: str, path: Path) -> Options:
                 what,
                 where,
                 f"correct the file ('python3 -m json.tool {path}' shows the place) or move it away, then run again; "
-                "it was left as it is",
+                "it was not changed",
             )
         )
 
     def constant(name: str) -> NoReturn:
-        refuse(f"the Docker Engine's configuration is not valid JSON: {name} is no JSON value", str(path))
+        refuse(f"the Docker Engine's configuration is not valid JSON: {name} is not a JSON value", str(path))
 
     if not text.strip():
         return {}
@@ -105,7 +105,7 @@ def parse(text: str, path: Path) -> Options:
 
 
 def read(path: Path) -> str:
-    """The configuration file's text; empty where there is no file.
+    """The configuration file's text; empty if the file does not exist.
 
     Raises:
         ProblemError: the file is not text.
@@ -119,13 +119,13 @@ def read(path: Path) -> str:
             Problem(
                 "the Docker Engine's configuration is not valid JSON: it is not UTF-8 text",
                 f"{path}, byte {error.start + 1}",
-                "correct the file or move it away, then run again; it was left as it is",
+                "correct the file or move it away, then run again; it was not changed",
             )
         ) from error
 
 
 def merge(existing: Mapping[str, Any], options: Mapping[str, Any]) -> Options:
-    """``existing`` with ``options`` laid over it, as JSON Merge Patch (RFC 7396) has it.
+    """Merge ``options`` into a copy of ``existing``, as JSON Merge Patch (RFC 7396) defines it.
 
     Objects merge key by key at any depth, a null removes the key, anything else (lists too) replaces.
     """
@@ -153,12 +153,12 @@ def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[s
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are equal; unlike ``==`` it tells true from 1."""
+    """Whether two JSON values are equal; unlike with ``==``, true and 1 differ."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def action_for(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """What makes a running Engine take the change: ``none``, ``reload`` or ``restart``."""
+    """The action that makes a running Engine apply the change: ``none``, ``reload`` or ``restart``."""
     keys = changed_keys(before, after)
     if not keys:
         return NOTHING
@@ -175,7 +175,7 @@ def _reloadable(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -
 
 
 def without_credentials(text: str) -> str:
-    """The text with the user information of every URL made unreadable (proxies carry passwords there)."""
+    """The text with the credentials in every URL masked (URLs of proxies contain passwords)."""
     return re.sub(r"://[^/\s\"@]+@", "://********@", text)
 
 
@@ -184,15 +184,15 @@ def _render(options: Mapping[str, Any]) -> str:
 
 
 class Daemon:
-    """The Engine on this host: the file it reads, and the programs that steer it."""
+    """The Engine on this host: its configuration file, and the programs that control it."""
 
     def __init__(self, path: Path, run: Runner, patience: float = 10, now: Callable[[], float] = time.time) -> None:
-        """Bind to a configuration file.
+        """Set the configuration file.
 
         Args:
             path: the configuration file.
             run: runs a program.
-            patience: seconds in which the Engine must take a change.
+            patience: seconds within which the Engine must report a reload.
             now: the clock, in seconds since the epoch.
         """
         self.path = Path(os.path.realpath(path))
@@ -202,25 +202,25 @@ class Daemon:
 
     @property
     def note(self) -> Path:
-        """The file that names what is still due after a run that was cut short."""
+        """The file that records the action that is still pending after an interrupted run."""
         return self.path.parent / NOTE
 
     def configure(self, options: Mapping[str, Any], restart: str, check: bool) -> Outcome:
-        """Merge ``options`` into the configuration and put it into effect.
+        """Merge ``options`` into the configuration and apply it.
 
         Args:
-            options: what to lay over the present configuration.
-            restart: ``auto`` (only where no foreign container runs) or ``always``.
-            check: decide and refuse as otherwise, but change nothing.
+            options: the options to merge into the present configuration.
+            restart: ``auto`` (only while no foreign container runs) or ``always``.
+            check: make every decision and every check, but change nothing.
 
         Raises:
-            ProblemError: it cannot be done; the configuration is as it was.
+            ProblemError: the change is refused or failed; the configuration is as before.
         """
         text = read(self.path)
         before = parse(text, self.path)
         after = merge(before, options)
         keys = changed_keys(before, after)
-        wanted = self._stronger(action_for(before, after), self._due())
+        wanted = max(action_for(before, after), self._pending(), key=(NOTHING, RELOAD, RESTART).index)
         if wanted == NOTHING:
             return Outcome(False, NOTHING, (), text, text, before)
 
@@ -235,16 +235,16 @@ class Daemon:
         return Outcome(True, action, keys, text, new, after)
 
     def foreign(self) -> tuple[str, ...]:
-        """The names of the running containers that are not Hostwright's.
+        """The names of the running containers that do not belong to Hostwright.
 
         Raises:
-            ProblemError: the Engine does not say.
+            ProblemError: the Engine cannot list its containers.
         """
         listed = self.run(["docker", "ps", "--format", f'{{{{.Names}}}}\t{{{{.Label "{LABEL}"}}}}'])
         if not listed.ok:
             raise ProblemError(
                 Problem(
-                    "the Docker Engine runs but does not say which containers it has",
+                    "the Docker Engine runs but cannot list its containers",
                     listed.said or "docker ps",
                     "see 'systemctl status docker' and 'journalctl -u docker', then run again",
                 )
@@ -252,19 +252,20 @@ class Daemon:
         rows = (line.split("\t") for line in listed.stdout.splitlines() if line)
         return tuple(sorted(row[0] for row in rows if len(row) < 2 or not row[1].strip()))
 
-    @staticmethod
-    def _stronger(*actions: str) -> str:
-        return max(actions, key=(NOTHING, RELOAD, RESTART).index)
-
-    def _due(self) -> str:
+    def _pending(self) -> str:
+        """The action that an interrupted run left; a restart if the record is unreadable."""
         try:
-            due = self.note.read_text(encoding="utf-8").strip()
+            action = self.note.read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return NOTHING
-        return due if due in (RELOAD, RESTART) else RESTART
+        return action if action in (RELOAD, RESTART) else RESTART
 
     def _possible(self, wanted: str) -> str:
-        """What has to be done to the Engine as it is now: one that does not run reads the file when it starts."""
+        """The wanted action, or none for a stopped Engine, which reads the file when it starts.
+
+        Raises:
+            ProblemError: an Engine answers that systemd does not run.
+        """
         if self.run(["systemctl", "is-active", "--quiet", UNIT]).ok:
             return wanted
         if not self.run(["docker", "version", "--format", "{{.Server.Version}}"]).ok:
@@ -273,7 +274,7 @@ class Daemon:
             Problem(
                 f"the Docker Engine that answers here is not run by systemd's {UNIT}, so its options cannot be changed",
                 str(self.path),
-                "change them where this Engine is started and leave docker_daemon_options empty for this host",
+                "change them where this Engine is started, and leave docker_daemon_options empty for this host",
             )
         )
 
@@ -288,7 +289,7 @@ class Daemon:
             Problem(
                 "the Docker Engine refuses these options",
                 answer.said.replace(candidate.name, str(self.path)),
-                "correct docker_daemon_options; the configuration was left as it is",
+                "correct docker_daemon_options; the configuration was not changed",
             )
         )
 
@@ -298,14 +299,14 @@ class Daemon:
             return
         live = self.run(["docker", "info", "--format", "{{.LiveRestoreEnabled}}"]).stdout.strip() == "true"
         effect = (
-            "they would keep running (live-restore is on), but nobody could manage them meanwhile"
+            "they would keep running (live-restore is on), but Docker could not manage them during the restart"
             if live
             else "they would stop, and only those with a restart policy would start again"
         )
-        changes = f"change of {', '.join(keys)}" if keys else "change an earlier run has written"
+        change = f"change of {', '.join(keys)}" if keys else "change that an earlier run has written"
         raise ProblemError(
             Problem(
-                f"the {changes} needs a restart of the Docker Engine, which runs containers that are not Hostwright's",
+                f"the {change} needs a restart of the Docker Engine, which runs containers that are not Hostwright's",
                 f"{', '.join(foreign)}: {effect}",
                 "stop them, or set docker_restart: always to permit the restart; nothing was changed",
             )
@@ -318,7 +319,7 @@ class Daemon:
             replace(self.note, action + "\n")
         if new != old:
             replace(self.path, new)
-        failure = self._take(action)
+        failure = self._apply(action)
         if failure is None:
             self.note.unlink(missing_ok=True)
             return
@@ -326,20 +327,22 @@ class Daemon:
             replace(self.path, old)
         else:
             self.path.unlink(missing_ok=True)
-        back = self._take_back(action)
-        if back is None:
+        failure_again = self._reload() if action == RELOAD and self._answers() else self._apply(RESTART)
+        if failure_again is None:
             self.note.unlink(missing_ok=True)
-        state = (
-            "the former configuration is in place again and the Engine runs on it"
-            if back is None
-            else f"the former configuration is in place again, but the Engine does not start on it either: {back}"
-        )
+            state = "and the Engine runs with it"
+        else:
+            state = f"but the Engine does not start with it either: {failure_again}"
         raise ProblemError(
-            Problem(f"the Docker Engine did not take its new options ({action})", failure, f"correct them; {state}")
+            Problem(
+                f"the Docker Engine did not apply its new options ({action})",
+                failure,
+                f"correct them; the previous configuration was restored, {state}",
+            )
         )
 
-    def _take(self, action: str) -> str | None:
-        """Make the Engine read its configuration; what went wrong, or None."""
+    def _apply(self, action: str) -> str | None:
+        """Make the Engine read its configuration; return the failure, or None."""
         if action == RELOAD:
             return self._reload()
         if action == RESTART:
@@ -349,11 +352,8 @@ class Daemon:
             return None if done.ok and self._answers() else self._log(since, done)
         return None
 
-    def _take_back(self, action: str) -> str | None:
-        return self._reload() if action == RELOAD and self._answers() else self._take(RESTART)
-
     def _reload(self) -> str | None:
-        """Reload, and wait for the event that the Engine sends once it has taken its configuration."""
+        """Reload, and wait for the event that the Engine sends after it; return the failure, or None."""
         since = self.now()
         done = self.run(["systemctl", "reload", UNIT])
         if not done.ok:
@@ -369,14 +369,14 @@ class Daemon:
         return self.run(["docker", "version", "--format", "{{.Server.Version}}"]).ok
 
     def _log(self, since: float, failed: Answer) -> str:
-        """Why it failed: what the Engine has logged since, or what the failed program said."""
+        """The reason of a failure: the Engine's log lines since then, else the failed program's output."""
         journal = self.run(["journalctl", "--unit", UNIT, "--since", f"@{int(since)}", "--output", "cat", "--no-pager"])
-        telling = [line for line in journal.stdout.splitlines() if TELLING.search(line) and not ROUTINE.search(line)]
-        return without_credentials("\n".join(telling[-5:]) or failed.said)
+        causes = [line for line in journal.stdout.splitlines() if CAUSE.search(line) and not ROUTINE.search(line)]
+        return without_credentials("\n".join(causes[-5:]) or failed.said)
 
 
 def replace(path: Path, text: str) -> None:
-    """Replace a file's content at once and durably, keeping its owner and mode; a new file gets 0644."""
+    """Replace a file atomically and durably, keeping its owner and mode; a new file gets mode 0644."""
     try:
         former = path.stat()
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""The Docker Engine, reached through its command line.
+"""The Docker Engine, controlled through its command line.
 
-The command line is the one interface that is the same on every supported Engine (20.10 and newer), needs no Python
-package on the host, and exports and loads images as streams.
+The command line is the same on every supported Engine (20.10 and newer), needs no Python package on the host, and
+exports and loads images as streams.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from .process import NOT_FOUND, TIMED_OUT, Answer, run
 
 
 class EngineError(Exception):
-    """A Docker command that failed; the message names the command and what the Engine said."""
+    """A Docker command that failed; the message contains the command and its output."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image as the Engine knows it.
+    """An image as the Engine describes it.
 
     ``layers`` are the diff ids, bottom up; they identify the content on any Engine, while ``id`` depends on the
     image store (the configuration's digest on the classic one, the manifest's on containerd's).
@@ -42,7 +42,7 @@ class Engine:
         self.program = program
 
     def run(self, arguments: Sequence[str], timeout: float = 300) -> Answer:
-        """Run one command and return what it left, whatever its exit status.
+        """Run one command and return its result, whatever its exit status.
 
         Raises:
             EngineError: the program is missing, or ``timeout`` (seconds) has passed.
@@ -67,7 +67,7 @@ class Engine:
         return done.stdout.strip()
 
     def talk(self, *arguments: str) -> Conversation:
-        """Start one command and talk to it by lines.
+        """Start one command and exchange lines with it.
 
         Raises:
             EngineError: the program is missing.
@@ -78,7 +78,7 @@ class Engine:
             raise EngineError(f"cannot run '{self.program}': {error.strerror}") from error
 
     def image(self, reference: str) -> Image | None:
-        """The image behind a reference, or None where there is none."""
+        """The image with that reference, or None if it does not exist."""
         found = self._inspect("image", reference)
         if found is None:
             return None
@@ -91,11 +91,15 @@ class Engine:
         )
 
     def container(self, name: str) -> dict[str, Any] | None:
-        """The container of that name as ``docker inspect`` shows it, or None where there is none."""
+        """The output of ``docker inspect`` for a container, or None if it does not exist."""
         return self._inspect("container", name)
 
     def several(self, kind: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Those of some containers or volumes that are there, by name, as ``docker inspect`` shows them."""
+        """The output of ``docker inspect`` for those of the containers or volumes that exist, by name.
+
+        Raises:
+            EngineError: the Engine failed for another reason than a missing name.
+        """
         done = self.run([kind, "inspect", *names])
         if done.status != 0 and any("no such" not in line.lower() for line in done.stderr.splitlines()):
             raise EngineError(f"cannot ask the Docker Engine about the {kind}s {', '.join(names)}: {done.said}")
@@ -103,9 +107,9 @@ class Engine:
 
     @property
     def data_root(self) -> Path | None:
-        """Where the Engine keeps images; None if not as the classic store with overlay2 does."""
-        told = json.loads(self("info", "--format", "{{json .}}"))
-        return Path(told["DockerRootDir"]) if told.get("Driver") == "overlay2" else None
+        """Directory of the Engine's images; None unless it uses the classic image store with overlay2."""
+        info = json.loads(self("info", "--format", "{{json .}}"))
+        return Path(info["DockerRootDir"]) if info.get("Driver") == "overlay2" else None
 
     def _inspect(self, kind: str, name: str) -> dict[str, Any] | None:
         done = self.run([kind, "inspect", name])

@@ -1,7 +1,7 @@
-"""Files and directories: replaced whole, and safe where somebody else may write.
+"""File operations that replace files atomically, and are safe in directories where another user may write.
 
-No link is followed there, and any kind of entry is expected. A part of the host command too, so it uses the standard
-library only.
+There, symlinks are not followed, and a path may name an entry of any kind. The host command contains this module, so it
+uses the standard library only.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ OTHERS_WRITE = 0o022
 
 
 def remove_tree(path: Path) -> None:
-    """Remove whatever lies at a path: a file, a link but not what it leads to, a directory with all below it.
+    """Remove the entry at a path, of whatever kind: a file, a link (not its target), a directory with its content.
 
-    Somebody may go on writing below it: a directory is taken from its owner before it is emptied. What lies deeper is
-    moved up, so that no depth exhausts the stack or the descriptors.
+    The owner of a directory may still write to it, so this process takes the ownership before it empties the directory.
+    Subdirectories are moved up before they are removed, so that deep trees exhaust neither stack nor file descriptors.
 
     Raises:
-        OSError: something stays.
+        OSError: an entry cannot be removed.
     """
     try:
         path.unlink(missing_ok=True)
@@ -35,12 +35,12 @@ def remove_tree(path: Path) -> None:
                     _remove(name, top)
         finally:
             os.close(top)
-        with suppress(FileNotFoundError):  # its owner has moved it away in time
+        with suppress(FileNotFoundError):  # its owner has moved it away meanwhile
             path.rmdir()
 
 
 def _remove(name: str, top: int) -> None:
-    """Remove an entry of a directory, after moving the directories in it up into that one."""
+    """Remove an entry of the directory ``top``, after moving the entry's subdirectories up into ``top``."""
     try:
         os.unlink(name, dir_fd=top)
     except IsADirectoryError:
@@ -57,7 +57,7 @@ def _remove(name: str, top: int) -> None:
 
 
 def _take(path: Path | str, directory: int | None = None) -> int:
-    """Make a directory this process's own, so that nobody else writes in it any more; return its descriptor."""
+    """Take ownership of a directory, so that no other user can write to it; return its descriptor."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
     try:
         os.fchown(descriptor, os.geteuid(), os.getegid())
@@ -69,17 +69,17 @@ def _take(path: Path | str, directory: int | None = None) -> int:
 
 
 def create(path: Path, mode: int) -> int:
-    """Make a new file in the place of whatever lies there; return its descriptor, which writes.
+    """Remove the entry at a path and create a file there; return its descriptor, open for writing.
 
     Raises:
-        OSError: it cannot be made, or something came into its place at once.
+        OSError: the file cannot be created, or another entry was created there meanwhile.
     """
     remove_tree(path)
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
 
 
 def replace(source: Path, target: Path) -> None:
-    """Rename a file to a path, where anything may lie, also a directory."""
+    """Rename a file to a path and replace the entry there, even a directory."""
     try:
         source.replace(target)
     except IsADirectoryError:
@@ -88,37 +88,37 @@ def replace(source: Path, target: Path) -> None:
 
 
 def read(path: Path, own: bool = False) -> str:
-    """Read a regular file; nothing else is waited for or followed.
+    """Read a regular file, without following a symlink or blocking on another kind of entry.
 
     Args:
-        path: the file's.
-        own: whether nobody but root and this process's user may have written it.
+        path: the file.
+        own: whether to refuse a file that a user other than root and this process's user can write.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
-        ValueError: somebody else may have written it, or it is no text.
+        OSError: the file cannot be read, or is not a regular file.
+        ValueError: another user can write the file, or it is not UTF-8 text.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "is no regular file", str(path))
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
     with os.fdopen(descriptor, encoding="utf-8", newline="") as file:
         if own and not is_own(status):
             raise ValueError(
                 f"user {status.st_uid} owns it, with mode {stat.S_IMODE(status.st_mode):04o}; "
-                "it must be root's, and nobody else may be able to write it"
+                "it must belong to root, and no other user may have write permission"
             )
         return file.read()
 
 
 def is_own(status: os.stat_result) -> bool:
-    """Whether nobody but root and this process's user may write what has that status."""
+    """Whether only root and this process's user can write to the entry with that status."""
     return status.st_uid in (0, os.geteuid()) and not status.st_mode & OTHERS_WRITE
 
 
 def is_regular(path: Path) -> bool:
-    """Whether a regular file lies there, not a link to one."""
+    """Whether the path is a regular file, not a link to one."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -126,7 +126,7 @@ def is_regular(path: Path) -> bool:
 
 
 def size(path: Path) -> int:
-    """Size of what lies there in bytes, of a link its own; 0 if nothing does."""
+    """Size of the entry at a path in bytes, without following a link; 0 if it does not exist."""
     try:
         return path.lstat().st_size
     except FileNotFoundError:
@@ -134,12 +134,13 @@ def size(path: Path) -> int:
 
 
 def make_directory(path: Path, mode: int, uid: int = 0, gid: int = 0) -> None:
-    """Make a directory with mode and owner, or bring an existing one to them.
+    """Create a directory with that mode and owner, or change those of an existing one.
 
-    A link to one is an operator's where only root may write; elsewhere somebody may have planted it.
+    A symlink to a directory is followed only if no other user can write to its parent: there an operator made it,
+    elsewhere another user may have planted it.
 
     Raises:
-        OSError: it cannot be made, or something else lies there.
+        OSError: the directory cannot be created, or the path is something else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -157,7 +158,7 @@ def make_directory(path: Path, mode: int, uid: int = 0, gid: int = 0) -> None:
 
 
 def write_durably(path: Path, text: str, mode: int, uid: int = 0, gid: int = 0) -> None:
-    """Replace a file whole or not at all: temporary file, fsync, rename, fsync of the directory."""
+    """Replace a file atomically and durably: temporary file, fsync, rename, fsync of the directory."""
     temporary = path.with_name(f".{path.name}.new")
     try:
         descriptor = create(temporary, mode)
@@ -175,7 +176,7 @@ def write_durably(path: Path, text: str, mode: int, uid: int = 0, gid: int = 0) 
 
 
 def fsync(path: Path) -> None:
-    """Make a file's content, or a directory's files, durable."""
+    """Make a file's content, or a directory's entries, durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""A program that is talked to by lines, through its standard input and output."""
+"""A program that exchanges lines with this process, through its standard input and output."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ CHUNK = 65536
 
 
 class ConversationError(Exception):
-    """The program ended, or said nothing in time."""
+    """The program ended, or printed no line in time."""
 
 
 class Conversation:
-    """A running program; its standard error goes into a file, so that it never waits for a reader."""
+    """A running program; its standard error goes to a file, so that it never blocks."""
 
     def __init__(self, command: Sequence[str]) -> None:
         """Start the program.
 
         Raises:
-            OSError: it cannot be started.
+            OSError: the program cannot be started.
         """
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the conversation)
         self._read = b""
@@ -48,7 +48,7 @@ class Conversation:
         """Send one line.
 
         Raises:
-            ConversationError: the program reads no more.
+            ConversationError: the program has closed its standard input.
         """
         try:
             self._out.write(f"{line}\n".encode())
@@ -59,13 +59,13 @@ class Conversation:
         """Wait for the next line, up to ``timeout`` seconds.
 
         Raises:
-            ConversationError: it ended, or said nothing in time.
+            ConversationError: the program ended, or printed no line in time.
         """
         until = time.monotonic() + timeout
         while b"\n" not in self._read:
             left = until - time.monotonic()
             if left <= 0 or not select.select([self._in], [], [], left)[0]:
-                raise ConversationError(f"it said nothing within {timeout:.0f} s")
+                raise ConversationError(f"it printed no line within {timeout:.0f} s")
             chunk = os.read(self._in.fileno(), CHUNK)
             if not chunk:
                 raise ConversationError(f"it ended with exit status {self._process.wait()}")
@@ -74,16 +74,16 @@ class Conversation:
         return line.decode(errors="replace")
 
     def errors(self) -> str:
-        """What the program has written to its standard error so far."""
+        """The program's standard error so far."""
         self._errors.seek(0)
         return self._errors.read().decode(errors="replace")
 
     def end(self) -> None:
-        """End its input, which ends the program, and wait for nothing."""
+        """Close the program's standard input, which ends the program, without waiting for it."""
         self._out.close()
 
     def close(self, patience: float = 10) -> None:
-        """End the program; whatever is left after ``patience`` seconds is killed."""
+        """End the program; kill it if it still runs after ``patience`` seconds."""
         self.end()
         try:
             self._process.wait(patience)

@@ -1,7 +1,6 @@
-"""What must hold on a host before anything is changed on it, looked at in one go and without changing anything.
+"""Requirements that a host must meet before it is changed, all checked in one run that changes nothing.
 
-Reading the host (``Host``) is kept apart from judging it (the ``check_…`` functions), so that the judgement is tested
-on invented hosts.
+Reading the host (``Host``) is separate from checking it (the ``check_…`` functions), so that tests can invent hosts.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ PYTHON_MINIMUM = "3.11"
 
 @dataclass(frozen=True)
 class Space:
-    """Room that is needed: a path, or ``engine`` for where the Engine keeps its images; megabytes of 10^6 bytes."""
+    """Disk space needed at a path, or for ``engine`` in the Engine's image store; in megabytes of 10^6 bytes."""
 
     path: str
     megabytes: int
@@ -47,10 +46,10 @@ class Space:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a host is expected to be and to have. Empty values expect nothing.
+    """Requirements for a host. An empty value requires nothing.
 
-    ``distributions`` are like ``debian 13``, ``engine`` is ``optional`` or ``required``, ``container`` may hold the
-    ``ports`` already, ``users`` are accounts that must exist.
+    ``distributions`` are like ``debian 13``, ``engine`` is ``optional`` or ``required``, ``container`` may already
+    publish the ``ports``, ``users`` are accounts that must exist.
     """
 
     distributions: tuple[str, ...] = ()
@@ -65,7 +64,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Distribution:
-    """A Linux distribution by its os-release file; ``version`` is empty where it has none (Debian testing)."""
+    """A Linux distribution, from its os-release file; ``version`` is empty if that has none (Debian testing)."""
 
     id: str = ""
     version: str = ""
@@ -74,16 +73,16 @@ class Distribution:
 
     @property
     def short(self) -> str:
-        """The form in which distributions are listed: ``debian 13``."""
+        """The name in lists of allowed distributions: ``debian 13``."""
         return f"{self.id} {self.version}".strip()
 
 
 @dataclass(frozen=True)
 class EngineState:
-    """The Docker Engine of a host, as far as it can be seen.
+    """The state of a host's Docker Engine.
 
-    ``package`` is the package that installed its daemon (empty: none or another way), ``unit`` whether systemd knows
-    its service, ``failure`` why it did not answer, ``image_root`` where it keeps images.
+    ``package`` is the Debian package of the daemon (empty if there is none), ``unit`` whether systemd has its service,
+    ``failure`` the reason why it does not answer, ``image_root`` the directory of its images.
     """
 
     client: bool = False
@@ -101,13 +100,13 @@ class EngineState:
 
     @property
     def present(self) -> bool:
-        """Whether an Engine is on the host: its daemon, or another that answers the client."""
+        """Whether the host has an Engine: a daemon is installed, or an Engine answers the client."""
         return self.daemon or self.answers
 
 
 @dataclass(frozen=True)
 class Filesystem:
-    """A mounted file system: free space in bytes, free inodes (None: it does not count them)."""
+    """A mounted file system: free space in bytes, free inodes (None if it does not count them)."""
 
     device: int
     free: int
@@ -117,7 +116,7 @@ class Filesystem:
 
 @dataclass(frozen=True)
 class Listener:
-    """A socket that listens on a port."""
+    """A listening TCP socket."""
 
     port: int
     address: str
@@ -126,7 +125,7 @@ class Listener:
 
 @dataclass(frozen=True)
 class Process:
-    """A program that runs."""
+    """A running program."""
 
     pid: int
     name: str
@@ -134,14 +133,14 @@ class Process:
 
 @dataclass(frozen=True)
 class Findings:
-    """The outcome: every problem, and the facts for the tasks that follow."""
+    """The result: every problem, and the facts for the tasks that follow."""
 
     problems: tuple[Problem, ...]
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Host:
-    """Reads a host; the only place of this module that touches it. ``root`` is where its files are found."""
+    """Reads a host's state; no other part of this module does. ``root`` is the directory of its file system."""
 
     def __init__(
         self,
@@ -156,17 +155,17 @@ class Host:
         self.daemon_configuration = self.at(daemon_configuration)
 
     def at(self, path: str | Path) -> Path:
-        """A path of the host as a path to open."""
+        """The path below ``root`` for a path of the host."""
         return self.root / str(path).lstrip("/")
 
     @property
     def machine(self) -> str:
-        """The processor's name as the kernel has it."""
+        """The kernel's name of the processor."""
         return platform.machine()
 
     @property
     def python(self) -> str:
-        """Version of the Python that runs this."""
+        """Version of the Python that runs this module."""
         return platform.python_version()
 
     @property
@@ -176,7 +175,7 @@ class Host:
 
     @property
     def package_interrupted(self) -> bool:
-        """Whether dpkg was interrupted: apt refuses to work while there are files with numbers for names."""
+        """Whether dpkg was interrupted: files with numeric names remain, and apt refuses to run."""
         updates = self.at("/var/lib/dpkg/updates")
         return updates.is_dir() and any(entry.name.isdigit() for entry in updates.iterdir())
 
@@ -190,7 +189,7 @@ class Host:
         return shutil.which(program, path=search_path()) is not None
 
     def distribution(self) -> Distribution:
-        """The distribution; empty where there is no os-release file."""
+        """The distribution; empty if there is no os-release file."""
         try:
             lines = self.os_release.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -213,7 +212,7 @@ class Host:
         return parse(read(self.daemon_configuration), self.daemon_configuration)
 
     def engine(self) -> EngineState:
-        """The Engine; asks it if there is a client to ask with."""
+        """The Engine's state, queried through the Docker client if that is installed."""
         client = self.has("docker")
         daemon = self.has("dockerd")
         state: dict[str, Any] = {
@@ -223,7 +222,7 @@ class Host:
             **self._unit(),
         }
         if not client:
-            state["failure"] = "there is no program 'docker' to ask it with"
+            state["failure"] = "the program 'docker' is not installed"
             return EngineState(**state)
         answer = self.run(["docker", "info", "--format", "{{json .}}"])
         try:
@@ -232,7 +231,7 @@ class Host:
             information = {}
         if not isinstance(information, dict) or not information.get("ServerVersion"):
             errors = information.get("ServerErrors") if isinstance(information, dict) else None
-            state["failure"] = "; ".join(errors) if errors else answer.said or "docker info says nothing"
+            state["failure"] = "; ".join(errors) if errors else answer.said or "docker info printed nothing"
             return EngineState(**state)
         data_root = Path(information.get("DockerRootDir") or DEFAULT_DATA_ROOT)
         containerd = any("containerd.snapshotter" in str(row) for row in information.get("DriverStatus") or ())
@@ -260,18 +259,18 @@ class Host:
         }
 
     def existing(self, path: str | Path) -> Path:
-        """The path itself or the nearest parent that exists, as a path of the host."""
+        """The path itself or its nearest existing parent, as a path of the host."""
         nearest = Path(path)
         while not os.path.lexists(self.at(nearest)) and nearest != nearest.parent:
             nearest = nearest.parent
         return nearest
 
     def is_directory(self, path: Path) -> bool:
-        """Whether the path is a directory."""
+        """Whether the path of the host is a directory."""
         return self.at(path).is_dir()
 
     def filesystem(self, path: Path) -> Filesystem:
-        """The file system that holds an existing path."""
+        """The file system that contains an existing path."""
         figures = os.statvfs(self.at(path))
         return Filesystem(
             device=self.at(path).stat().st_dev,
@@ -281,7 +280,7 @@ class Host:
         )
 
     def listeners(self) -> tuple[Listener, ...]:
-        """Every listening TCP socket, IPv4 and IPv6, of the host's own network namespace."""
+        """Every listening TCP socket, IPv4 and IPv6, in the host's network namespace."""
         found: list[Listener] = []
         for name in ("tcp", "tcp6"):
             try:
@@ -292,13 +291,13 @@ class Host:
         return tuple(found)
 
     def holders(self, inodes: Iterable[str]) -> dict[str, Process]:
-        """The programs that hold sockets, by the socket's inode; of several the one with the lowest pid."""
-        sought = {f"socket:[{inode}]": inode for inode in inodes}
+        """The programs that have sockets open, by the socket's inode; if several do, the one with the lowest pid."""
+        wanted = {f"socket:[{inode}]": inode for inode in inodes}
         found: dict[str, Process] = {}
         pids = sorted(int(entry.name) for entry in self.at("/proc").iterdir() if entry.name.isdigit())
-        for pid in pids if sought else ():
+        for pid in pids if wanted else ():
             for target in self._descriptors(pid):
-                inode = sought.get(target)
+                inode = wanted.get(target)
                 if inode is not None and inode not in found:
                     found[inode] = Process(pid, self._name(pid))
         return found
@@ -308,7 +307,7 @@ class Host:
         try:
             for entry in self.at(f"/proc/{pid}/fd").iterdir():
                 targets.append(str(entry.readlink()))
-        except OSError:  # the process has ended meanwhile, or belongs to somebody else
+        except OSError:  # the process has ended, or belongs to another user
             pass
         return tuple(targets)
 
@@ -319,16 +318,16 @@ class Host:
             return "a program"
 
     def published(self) -> dict[int, str]:
-        """The names of the running containers by the host ports that they publish."""
+        """The names of the running containers, by the host ports that they publish."""
         listed = self.run(["docker", "ps", "--format", "{{.Names}}\t{{.Ports}}"])
         return parse_published(listed.stdout) if listed.ok else {}
 
     def missing_users(self, users: Iterable[str]) -> tuple[str, ...]:
-        """Those of the accounts that do not exist."""
+        """The accounts among ``users`` that do not exist."""
         return tuple(user for user in users if not _exists(user))
 
     def outside_group(self, users: Iterable[str], group: str) -> tuple[str, ...]:
-        """Those of the accounts that are not in a group (all of them where there is no such group)."""
+        """The accounts among ``users`` that are not in a group (all of them if the group does not exist)."""
         try:
             entry = grp.getgrnam(group)
         except KeyError:
@@ -349,7 +348,7 @@ def _exists(user: str) -> bool:
 
 
 def name() -> str:
-    """The host's own name, for messages."""
+    """The host name, for messages."""
     return platform.node() or "this host"
 
 
@@ -369,7 +368,7 @@ def version_of(text: str) -> tuple[int, ...]:
 
 
 def machine_of(text: str) -> str:
-    """A processor's name as the kernel has it: ``amd64`` and ``linux/amd64`` are ``x86_64``."""
+    """The kernel's name of a processor: ``x86_64`` for ``amd64`` and ``linux/amd64``."""
     name = text.strip().lower().rpartition("linux/")[2]
     return MACHINES.get(name, name)
 
@@ -386,14 +385,14 @@ def parse_listeners(table: str, state: str = LISTENING) -> tuple[Listener, ...]:
 
 
 def _address(text: str) -> str:
-    """An address of the table: groups of 4 bytes, each in this machine's byte order."""
+    """Decode an address of the table: groups of 4 bytes, each in this machine's byte order."""
     words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
     packed = struct.pack(f"={len(words)}I", *words)
     return socket.inet_ntop(socket.AF_INET if len(words) == 1 else socket.AF_INET6, packed)
 
 
 def parse_published(listed: str) -> dict[int, str]:
-    """Container names by the TCP ports of the host that they publish, from lines ``name<TAB>ports`` of docker ps.
+    """Container names by the host's TCP ports that they publish, from lines ``name<TAB>ports`` of docker ps.
 
     The ports look like ``0.0.0.0:80->8080/tcp, :::443->8443/tcp, 0.0.0.0:8000-8002->8000-8002/tcp``.
     """
@@ -407,13 +406,13 @@ def parse_published(listed: str) -> dict[int, str]:
 
 
 def check_distribution(host: Distribution, allowed: Sequence[str], where: str) -> list[Problem]:
-    """The distribution must be one of the allowed ones."""
+    """Check that the distribution is one of the allowed ones."""
     if not allowed or host.short in {" ".join(entry.lower().split()) for entry in allowed}:
         return []
     name = host.name or host.short
     return [
         Problem(
-            f"the host runs {name} ({host.short})" if name else "the host does not say which Linux it runs",
+            f"the host runs {name} ({host.short})" if name else "the host's Linux distribution is unknown",
             where,
             f"use a host with one of: {', '.join(allowed)}",
         )
@@ -421,43 +420,43 @@ def check_distribution(host: Distribution, allowed: Sequence[str], where: str) -
 
 
 def check_python(version: str) -> list[Problem]:
-    """The Python that runs this collection's modules on the host must be new enough for all of them.
+    """Check that the host's Python is new enough for all modules of this collection.
 
-    This module and what it imports run with an older one too, so that it can say so.
+    This module and its imports also run with an older Python, so that they can report it.
     """
     if version_of(version) >= version_of(PYTHON_MINIMUM):
         return []
     return [
         Problem(
-            f"the host's Python is too old: {version}, needed is {PYTHON_MINIMUM} or newer",
+            f"the host's Python is too old: {version}; {PYTHON_MINIMUM} or newer is needed",
             sys.executable,
-            "use a host with a newer distribution, or name a newer Python of it (ansible_python_interpreter)",
+            "use a host with a newer distribution, or set ansible_python_interpreter to a newer Python on this host",
         )
     ]
 
 
 def check_platform(machine: str, expected: str) -> list[Problem]:
-    """The processor must be the one that the image is for."""
+    """Check that the image was built for the host's processor."""
     if not expected or machine_of(expected) == machine_of(machine):
         return []
     return [
         Problem(
             f"the image is for {machine_of(expected)}, the host is {machine_of(machine)}",
             "the host's processor (uname -m)",
-            "build on a machine of the host's kind (image_builder names the inventory host that builds)",
+            "build on a machine with the host's processor: set image_builder to that inventory host",
         )
     ]
 
 
 def check_engine(state: EngineState, systemd: bool, expected: Expectation) -> list[Problem]:
-    """An Engine that is there must answer and be new enough; one that is missing is missed only if it is required."""
+    """Check that an installed Engine answers and is new enough, and that there is one if it is required."""
     if state.answers:
         minimum = expected.engine_minimum
         if not minimum or version_of(state.version) >= version_of(minimum):
             return []
         return [
             Problem(
-                f"the Docker Engine is too old: {state.version}, needed is {minimum} or newer",
+                f"the Docker Engine is too old: {state.version}; {minimum} or newer is needed",
                 "docker info",
                 "upgrade it (on Debian 12 or newer: apt-get install docker.io), then run again",
             )
@@ -471,7 +470,7 @@ def check_engine(state: EngineState, systemd: bool, expected: Expectation) -> li
                 state.failure,
                 "see 'systemctl status docker' and 'journalctl -u docker'"
                 if systemd
-                else "start dockerd (there is no systemd here that could), then run again",
+                else "start dockerd (systemd, which could start it, does not run on this host), then run again",
             )
         ]
     if expected.engine == "required":
@@ -487,16 +486,16 @@ def check_engine(state: EngineState, systemd: bool, expected: Expectation) -> li
     if not systemd:
         return [
             Problem(
-                "there is no Docker Engine, and no systemd that could run one",
+                "there is no Docker Engine, and no systemd to run one",
                 "/run/systemd/system",
-                "use a host that runs systemd, or install and start an Engine yourself: one that answers is used as is",
+                "use a host that runs systemd, or install and start an Engine yourself: a running Engine is used",
             )
         ]
     return []
 
 
 def check_configuration(host: Host) -> list[Problem]:
-    """The Engine's configuration must be valid, or the Engine's next start fails."""
+    """Check the Engine's configuration file: with an invalid one, the Engine's next start fails."""
     try:
         host.configuration()
     except ProblemError as error:
@@ -505,10 +504,10 @@ def check_configuration(host: Host) -> list[Problem]:
 
 
 def check_space(host: Host, wanted: Sequence[Space], engine: EngineState) -> tuple[list[Problem], dict[str, int]]:
-    """Every file system must have room for all that goes there together.
+    """Check that every file system has enough free space for all needs on it together.
 
     Returns:
-        The problems, and the free megabytes by the path that was asked for.
+        The problems, and the free megabytes by the path of each need.
     """
     problems: list[Problem] = []
     free: dict[str, int] = {}
@@ -525,11 +524,11 @@ def check_space(host: Host, wanted: Sequence[Space], engine: EngineState) -> tup
         systems[system.device] = system
         needs.setdefault(system.device, []).append((space, path))
     for device, needed in needs.items():
-        problems.extend(_judge(systems[device], needed))
+        problems.extend(_check_filesystem(systems[device], needed))
     return problems, free
 
 
-def _judge(system: Filesystem, needed: Sequence[tuple[Space, Path]]) -> list[Problem]:
+def _check_filesystem(system: Filesystem, needed: Sequence[tuple[Space, Path]]) -> list[Problem]:
     where = ", ".join(f"{path} ({space.megabytes} MB)" for space, path in needed)
     total = sum(space.megabytes for space, _ in needed)
     if system.read_only:
@@ -540,15 +539,15 @@ def _judge(system: Filesystem, needed: Sequence[tuple[Space, Path]]) -> list[Pro
             Problem(
                 f"not enough disk space: {total} MB needed, {system.free // MEGABYTE} MB free",
                 where,
-                f"free at least {missing} MB there or enlarge the disk ('docker system df' shows what images take)",
+                f"free at least {missing} MB there or enlarge the disk ('docker system df' shows the use by images)",
             )
         ]
     if system.inodes is not None and system.inodes < FEW_INODES:
         return [
             Problem(
-                f"the file system has no room for more files: {system.inodes} inodes free, {FEW_INODES} needed",
+                f"not enough free inodes on the file system: {FEW_INODES} needed, {system.inodes} free",
                 where,
-                "delete small files there ('df -i' shows the use), or make the file system with more inodes",
+                "delete small files there ('df -i' shows the use), or create the file system with more inodes",
             )
         ]
     return []
@@ -565,7 +564,7 @@ def _image_root(host: Host, engine: EngineState) -> Path:
 
 
 def check_ports(host: Host, ports: Sequence[int], container: str, engine: EngineState) -> list[Problem]:
-    """Every port must be free, or be published by the container that is going to be replaced or kept."""
+    """Check that every port is free, or published by ``container``, which a deployment replaces or keeps."""
     if not ports:
         return []
     published = host.published() if engine.answers else {}
@@ -599,7 +598,7 @@ def _taken(port: int, where: str, stop: str) -> Problem:
 
 
 def check_users(missing: Sequence[str]) -> list[Problem]:
-    """The accounts must exist: this collection makes none for people."""
+    """Report the missing accounts: this collection creates no accounts for people."""
     return [
         Problem(f"there is no user '{user}'", "the host's accounts", "create the account, or correct the name")
         for user in missing
@@ -607,17 +606,17 @@ def check_users(missing: Sequence[str]) -> list[Problem]:
 
 
 def examine(host: Host, expected: Expectation) -> Findings:
-    """Look at a host and judge it by what is expected; every problem is found, not only the first."""
+    """Check a host against the requirements; report every problem, not only the first."""
     distribution = host.distribution()
     engine = host.engine()
-    short_of, free = check_space(host, expected.space, engine)
+    space, free = check_space(host, expected.space, engine)
     problems = (
         *check_distribution(distribution, expected.distributions, str(host.os_release)),
         *check_python(host.python),
         *check_platform(host.machine, expected.platform),
         *check_engine(engine, host.systemd, expected),
         *check_configuration(host),
-        *short_of,
+        *space,
         *check_ports(host, expected.ports, expected.container, engine),
         *check_users(host.missing_users(expected.users)),
     )

@@ -1,4 +1,4 @@
-"""Problems as a person wants to read them: what, where, what to do."""
+"""Problems for a person to read: what is wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One reason to stop: what is wrong, where it was seen, and what the reader can do about it."""
+    """One reason to stop: what is wrong, where it was found, and what the reader can do about it."""
 
     what: str
     where: str
@@ -18,12 +18,12 @@ class Problem:
         return f"{self.what}\n   where: {self.where}\n   what to do: {self.do}"
 
     def as_dict(self) -> dict[str, str]:
-        """The same for a module's result."""
+        """The fields, for a module's result."""
         return asdict(self)
 
 
 class ProblemError(Exception):
-    """A problem that ends what was going on."""
+    """A problem that stops the operation."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
@@ -31,7 +31,7 @@ class ProblemError(Exception):
 
 
 def report(problems: Sequence[Problem], host: str) -> str:
-    """All problems of a host as one numbered message."""
+    """Format all problems of a host as one numbered message."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     numbered = [f"{number}. {problem}" for number, problem in enumerate(problems, start=1)]
     return "\n".join([f"{count} on host {host}; nothing was changed.", *numbered])

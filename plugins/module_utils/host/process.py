@@ -10,12 +10,12 @@ from dataclasses import dataclass
 SEARCH_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/snap/bin")
 NOT_FOUND = 127
 TIMED_OUT = 124
-KILLED = 128 + 9  # as a shell and the Engine tell of a SIGKILL
+KILLED = 128 + 9  # exit status for SIGKILL, as a shell and the Engine report it
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a program left: its exit status (127: there is no such program, 124: it did not end) and its output."""
+    """Result of a program: its exit status (127: program not found, 124: timed out) and its output."""
 
     status: int
     stdout: str = ""
@@ -30,12 +30,12 @@ class Answer:
     def end(self) -> str:
         """How the program ended, for a message."""
         if self.status == KILLED:
-            return f"it was killed (exit status {KILLED}), as a program is that needs more memory than it may have"
+            return f"it was killed (exit status {KILLED}), probably because it ran out of memory"
         return f"it ended with exit status {self.status}"
 
     @property
     def said(self) -> str:
-        """Whatever the program said, for a message: standard error first, then standard output."""
+        """The program's output, for a message: standard error first, then standard output."""
         return "\n".join(part for part in (self.stderr.strip(), self.stdout.strip()) if part)
 
 
@@ -43,13 +43,13 @@ Runner = Callable[[Sequence[str]], Answer]
 
 
 def search_path() -> str:
-    """The login user's PATH, with the directories added where a host keeps its services' programs."""
+    """The login user's PATH, plus the directories of system programs."""
     given = [part for part in os.environ.get("PATH", "").split(os.pathsep) if part]
     return os.pathsep.join([*given, *(part for part in SEARCH_PATH if part not in given)])
 
 
 def run(command: Sequence[str], timeout: float = 30) -> Answer:
-    """Run one program and return what it left, whatever that is; never raises for a failure of the program.
+    """Run one program and return its result; a failure of the program raises nothing.
 
     Args:
         command: the program and its arguments.

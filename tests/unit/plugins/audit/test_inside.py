@@ -226,7 +226,7 @@ class TestLook:
 
     def test_old_engine(self, host: Invented) -> None:
         host.answers["docker info"] = Answer(0, json.dumps({"ServerVersion": "19.03.8"}))
-        assert found(host) == [(FAIL, "the Docker Engine is too old: 19.03.8, needed is 20.10 or newer: docker info")]
+        assert found(host) == [(FAIL, "the Docker Engine is too old: 19.03.8; 20.10 or newer is needed: docker info")]
 
 
 class TestHold:

@@ -1,4 +1,4 @@
-"""Files on their way between the control node and a host whose commands this machine's shell runs."""
+"""File transfer between the control node and a host; this machine's shell runs the host's commands."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FILES = {"a.json": b"{}", "a.media/deep/\udcff name": b"upload", "a.sqlite3.zst"
 
 
 class Action:
-    """An action plugin on a host; every command runs twice, as when Ansible has lost the connection after the first."""
+    """An action plugin on a host; each piece is sent twice, as when Ansible loses the connection and repeats."""
 
     _connection = SimpleNamespace(become=None, has_pipelining=True, fetch_file=shutil.copyfile)
 
     def __init__(self, fails: str = "\0") -> None:
-        self.fails = fails  # a command with this in it fails
+        self.fails = fails  # a command that contains this text fails
         self.commands: list[str] = []
         self.by_login_user: list[str] = []
 
@@ -38,7 +38,7 @@ class Action:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The host's directory of temporary files; pieces are small, and the site's user is the one who tests."""
+    """The host's directory for temporary files; pieces are small, and the site's user is the user of the test."""
     place = tmp_path / "tmp"
     place.mkdir()
     monkeypatch.setattr(carrier, "TEMPORARY", str(place))
@@ -49,7 +49,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A directory of the control node with the files, and one that nobody asks for."""
+    """A directory of the control node with the files, and one more that is never sent."""
     for name, content in {**FILES, "b.json": b"another"}.items():
         path = tmp_path / "the source" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def files(directory: str | Path) -> dict[str, bytes]:
-    """Content by name of the files below a directory."""
+    """Contents of the files below a directory, by name."""
     paths = (path for path in Path(directory).rglob("*") if path.is_file())
     return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
 
@@ -66,7 +66,7 @@ def files(directory: str | Path) -> dict[str, bytes]:
 NAMES = ("a.json", "a.media", "a.sqlite3.zst")
 
 
-def test_lent_files_are_there_for_the_time_of_the_block(source: Path, temporary: Path) -> None:
+def test_lent_files_exist_on_the_host_during_the_block_only(source: Path, temporary: Path) -> None:
     with Carrier(Action()).lend(Load(source, NAMES)) as directory:
         assert files(directory) == FILES
         assert Path(directory).stat().st_mode & 0o777 == 0o700
@@ -79,7 +79,7 @@ def test_nothing_is_left_when_the_block_fails(source: Path, temporary: Path) -> 
     assert not list(temporary.iterdir())
 
 
-def test_a_file_that_vanishes_is_told() -> None:
+def test_a_missing_file_is_named_in_the_error() -> None:
     with pytest.raises(CarrierError, match=r"cannot pack /usr: .*nothing-here.*No such file"):
         list(Load(Path("/usr"), ["nothing-here"]).pieces())
 
@@ -87,7 +87,7 @@ def test_a_file_that_vanishes_is_told() -> None:
 def test_nothing_is_left_when_the_host_cannot_unpack(source: Path, temporary: Path) -> None:
     action = Action(fails="tar --extract")
     for lend in (True, False):
-        with pytest.raises(CarrierError, match=r"the host did not do .*tar --extract.*\(1\)"):
+        with pytest.raises(CarrierError, match=r"tar --extract.* failed on the host \(1\)"):
             if lend:
                 Carrier(action).lend(Load(source, NAMES)).__enter__()
             else:
@@ -95,7 +95,7 @@ def test_nothing_is_left_when_the_host_cannot_unpack(source: Path, temporary: Pa
     assert not list(temporary.iterdir())
 
 
-def test_what_is_given_comes_back_as_an_archive_that_can_be_lent(source: Path, temporary: Path) -> None:
+def test_given_files_are_fetched_as_an_archive_that_can_be_lent(source: Path, temporary: Path) -> None:
     action = Action()
     host = Carrier(action)
     target, archive = source.parent / "its backups" / "polls", source.parent / "archive.tar"
@@ -109,37 +109,37 @@ def test_what_is_given_comes_back_as_an_archive_that_can_be_lent(source: Path, t
         assert files(directory) == FILES
 
 
-def test_an_archive_that_is_cut_on_its_way_is_told(
-    source: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_truncated_archive_is_an_error(source: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def cut(_: str, archive: str) -> None:
         Path(archive).write_bytes(b"a part")
 
     monkeypatch.setattr(Action._connection, "fetch_file", cut)
-    with pytest.raises(CarrierError, match=r"6 of [0-9]+ packed bytes arrived"):
+    with pytest.raises(CarrierError, match=r"6 of [0-9]+ bytes arrived"):
         Carrier(Action()).fetch(str(source), NAMES, source.parent / "archive.tar")
     assert not list(temporary.iterdir())
 
 
-def test_room_is_asked_for_before_anything_is_written(
+def test_disk_space_is_checked_before_anything_is_written(
     source: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     action, archive = Action(), source.parent / "archive.tar"
     monkeypatch.setattr(carrier, "RESERVE", 1 << 60)
-    with pytest.raises(CarrierError, match=rf"no room on the host.*needed in {temporary}"):
+    with pytest.raises(CarrierError, match=rf"not enough disk space on the host.*needed in {temporary}"):
         Carrier(action).lend(Load(source, NAMES)).__enter__()
-    with pytest.raises(CarrierError, match="no room on the control node"):
+    with pytest.raises(CarrierError, match="not enough disk space on the control node"):
         Carrier(action).fetch(str(source), NAMES, archive)
     assert not list(temporary.iterdir())
     assert not archive.exists()
     assert not [command for command in action.commands if "mktemp" in command]
 
 
-def test_directories_of_one_disk_share_its_room(source: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_needs_of_directories_on_one_disk_add_up(
+    source: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(carrier, "RESERVE", 0)
     disk = os.statvfs(temporary)
     half = disk.f_bavail * disk.f_frsize * 3 // 5
     host = Carrier(Action())
     host._require_room({str(temporary): half})
-    with pytest.raises(CarrierError, match="no room on the host"):
+    with pytest.raises(CarrierError, match="not enough disk space on the host"):
         host._require_room({str(temporary): half, str(source): half})

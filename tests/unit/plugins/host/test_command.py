@@ -1,4 +1,4 @@
-"""The host's own commands are installed whole, and changed by replacing what starts them."""
+"""The host's own commands are installed as a whole, and updated by replacing their launchers."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Made = Callable[[dict[str, str]], HostCommand]
 
 @pytest.fixture
 def reloads() -> list[list[str]]:
-    """What systemd was asked."""
+    """The commands sent to systemd."""
     return []
 
 
 @pytest.fixture
 def made(tmp_path: Path, owners: dict[str, tuple[int, int]], reloads: list[list[str]]) -> Made:
-    """A function that makes commands of a package's files, below a directory of the test."""
+    """A function that creates the commands from a package's files, below a directory of the test."""
     assert owners == {}
     (tmp_path / "run/systemd/system").mkdir(parents=True)
 
@@ -46,7 +46,7 @@ def made(tmp_path: Path, owners: dict[str, tuple[int, int]], reloads: list[list[
 
 
 def run(command: HostCommand, *words: str, name: str = "hostwright") -> tuple[str, int]:
-    """Run a command with nothing of this process's import path."""
+    """Run a command without this process's import path."""
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
     done = subprocess.run(
         [sys.executable, "-I", command.program(name), *words],
@@ -59,18 +59,18 @@ def run(command: HostCommand, *words: str, name: str = "hostwright") -> tuple[st
     return done.stdout, done.returncode
 
 
-def test_installed_it_runs_and_nothing_is_left_to_do(made: Made) -> None:
+def test_an_installed_command_runs_and_needs_no_change(made: Made) -> None:
     command = made(FILES)
     assert command.program("hostwright") in command.differences()
     command.install()
-    assert (command.differences(), command.leaving()) == ([], [])
+    assert (command.differences(), command.obsolete()) == ([], [])
     assert run(command, "a", "b") == ("one a b\n", 3)
     assert run(command, "a", name="hostwright-certificates") == ("one certificates a\n", 3)
     assert command.program("hostwright").stat().st_mode & 0o777 == 0o755
-    assert (command.differences(), command.leaving()) == ([], [])  # what Python has compiled there does not matter
+    assert (command.differences(), command.obsolete()) == ([], [])  # compiled files of Python do not count
 
 
-def test_another_content_replaces_it(made: Made) -> None:
+def test_a_new_version_replaces_the_old_one(made: Made) -> None:
     made(FILES).install()
     command = made(OTHER)
     assert command.directory / "hostwright_host" / "__main__.py" in command.differences()
@@ -79,7 +79,7 @@ def test_another_content_replaces_it(made: Made) -> None:
     assert list(command.library.iterdir()) == [command.directory]
 
 
-def test_a_run_meanwhile_finds_one_of_them_whole(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_runs_during_an_update_is_complete(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     made(FILES).install()
     command = made(OTHER)
     seen: list[tuple[str, int]] = []
@@ -97,7 +97,7 @@ def test_a_run_meanwhile_finds_one_of_them_whole(made: Made, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("damage", ["text", "gone", "mode", "launcher", "shared", "unit", "link"])
-def test_what_was_damaged_is_put_right(made: Made, damage: str) -> None:
+def test_a_damaged_installation_is_repaired(made: Made, damage: str) -> None:
     command = made(FILES)
     command.install()
     shared = command.directory / "ansible_collections/hostwright/django/plugins/module_utils/host/files.py"
@@ -116,7 +116,7 @@ def test_what_was_damaged_is_put_right(made: Made, damage: str) -> None:
     assert (command.differences(), run(command)) == ([], ("one\n", 3))
 
 
-def test_directories_are_open_to_nobody_else_s_writing(made: Made) -> None:
+def test_only_the_owner_may_write_to_the_directories(made: Made) -> None:
     umask = os.umask(0)
     try:
         command = made(FILES)
@@ -127,7 +127,7 @@ def test_directories_are_open_to_nobody_else_s_writing(made: Made) -> None:
     assert modes == {0o755}
 
 
-def test_what_earlier_versions_have_installed_goes(made: Made) -> None:
+def test_files_of_earlier_versions_are_removed(made: Made) -> None:
     command = made(FILES)
     old = command.library.with_name("hostwright-secrets.py")
     old.parent.mkdir(parents=True)
@@ -135,9 +135,9 @@ def test_what_earlier_versions_have_installed_goes(made: Made) -> None:
     (command.library / "0123456789ab" / "hostwright_host").mkdir(parents=True)
     command.unit.parent.mkdir(parents=True)
     command.unit.write_text(f"[Service]\nExecStart=/usr/bin/python3 -I {old} /srv/hostwright\n")
-    assert command.leaving() == [command.library / "0123456789ab", old]
+    assert command.obsolete() == [command.library / "0123456789ab", old]
     command.install()
-    assert command.leaving() == []
+    assert command.obsolete() == []
     assert not old.exists()
     assert str(old) not in command.unit.read_text()
 
@@ -152,20 +152,20 @@ class TestTheUnit:
         assert "RequiresMountsFor=/srv/hostwright\n" in unit
         assert f"ExecStart={command.program('hostwright')} secrets\n" in unit
 
-    def test_systemd_hears_of_another_one_and_of_nothing_else(self, made: Made, reloads: list[list[str]]) -> None:
+    def test_systemd_reloads_only_when_the_unit_changes(self, made: Made, reloads: list[list[str]]) -> None:
         made(FILES).install()
         assert reloads == [["systemctl", "daemon-reload"]]
         made(OTHER).install()
         assert len(reloads) == 1
 
-    def test_a_host_without_systemd_has_nobody_to_tell(
+    def test_nothing_is_reloaded_on_a_host_without_systemd(
         self, made: Made, reloads: list[list[str]], tmp_path: Path
     ) -> None:
         (tmp_path / "run/systemd/system").rmdir()
         made(FILES).install()
         assert reloads == []
 
-    def test_systemd_may_fail(self, tmp_path: Path, made: Made) -> None:
+    def test_a_failed_reload_is_an_error(self, tmp_path: Path, made: Made) -> None:
         command = HostCommand(made(FILES).files, tmp_path, lambda _: Answer(1, "", "Access denied"))
         with pytest.raises(OSError, match="Access denied"):
             command.install()
@@ -180,7 +180,7 @@ class TestTheShippedOne:
         return command
 
     def boot(self, command: HostCommand) -> tuple[str, int]:
-        """Do what systemd does, but for the places of secrets and copies."""
+        """Run the unit's command as systemd does, with the test's directories for secrets and copies."""
         (line,) = (line for line in command.unit.read_text().splitlines() if line.startswith("ExecStart="))
         program, *words = line.removeprefix("ExecStart=").split()
         assert program == str(command.program("hostwright"))
@@ -192,16 +192,16 @@ class TestTheShippedOne:
         (place / "TOKEN").write_text(f"token {number}\n")
         return place
 
-    def test_it_has_all_that_it_imports(self, shipped: HostCommand) -> None:
-        said, status = run(shipped, "--help")
-        assert (status, "Traceback" in said) == (0, False)
+    def test_it_contains_everything_that_it_imports(self, shipped: HostCommand) -> None:
+        output, status = run(shipped, "--help")
+        assert (status, "Traceback" in output) == (0, False)
 
-    def test_certificates_have_a_name_of_their_own(self, shipped: HostCommand) -> None:
+    def test_certificates_have_a_command_of_their_own(self, shipped: HostCommand) -> None:
         sites = shipped.root / "srv/nginx"
         assert run(shipped, f"--root={sites.parent}", "certificates") == ("", 0)
-        said, status = run(shipped, "nobody", name="hostwright-certificates")
+        output, status = run(shipped, "nobody", name="hostwright-certificates")
         assert status == 2
-        assert said == "hostwright certificates: no site of that name gets its certificate here: nobody\n"
+        assert output == "hostwright certificates: no site of that name gets its certificate here: nobody\n"
 
     def test_a_boot_copies_all_secrets_again(self, shipped: HostCommand) -> None:
         for number in (1, 2):
@@ -214,13 +214,13 @@ class TestTheShippedOne:
             "2": "token 2\n",
         }
 
-    def test_a_site_whose_secrets_are_broken_keeps_no_other_from_its_own(self, shipped: HostCommand) -> None:
+    def test_broken_secrets_of_one_site_do_not_affect_another(self, shipped: HostCommand) -> None:
         (self.secrets(shipped, "a-broken-one", 1) / "DIRECTORY").mkdir()
         (self.secrets(shipped, "an-unreadable-one", 1) / "TOKEN").write_bytes(b"\xff")
         self.secrets(shipped, "polls", 2)
-        said, status = self.boot(shipped)
+        output, status = self.boot(shipped)
         assert status == 1
         for site in ("a-broken-one", "an-unreadable-one"):
-            assert f"cannot copy the secrets in {shipped.root}/srv/config/{site}/secrets/1 to " in said
-        assert "Traceback" not in said
+            assert f"cannot copy the secrets in {shipped.root}/srv/config/{site}/secrets/1 to " in output
+        assert "Traceback" not in output
         assert (shipped.root / "memory/polls/2/TOKEN").read_text() == "token 2\n"

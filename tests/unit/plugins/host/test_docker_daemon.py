@@ -1,4 +1,4 @@
-"""The Engine's configuration: merged, judged and committed, on a pretended Engine."""
+"""The Engine's configuration: merged, checked and applied, on a pretended Engine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ json_objects = st.dictionaries(st.text(max_size=3), json_values, max_size=4)
 
 
 class Engine:
-    """A pretended Engine: runs or not, validates or not, takes the options that it knows."""
+    """A pretended Engine: runs or not, validates or not, accepts the options that it knows."""
 
     def __init__(self, path: Path, *, unit: str = "active", validates: bool = True) -> None:
         self.path = path
@@ -88,18 +88,18 @@ class Engine:
         return OK
 
     def count(self, start: str) -> int:
-        """How many commands began so."""
+        """Number of commands with that beginning."""
         return sum(call.startswith(start) for call in self.calls)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the configuration is."""
+    """Path of the configuration."""
     return tmp_path / "docker" / "daemon.json"
 
 
 def put(path: Path, text: str) -> None:
-    """Write a configuration that was there before."""
+    """Write a configuration that exists beforehand."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
@@ -107,7 +107,7 @@ def put(path: Path, text: str) -> None:
 def configure(
     engine: Engine, options: dict[str, Any], restart: str = "auto", *, check: bool = False
 ) -> tuple[bool, str]:
-    """Run the transaction; whether something changed, and the action."""
+    """Run the transaction; return whether something changed, and the action."""
     outcome = Daemon(engine.path, engine, patience=0.3).configure(options, restart, check)
     return outcome.changed, outcome.action
 
@@ -121,7 +121,7 @@ class TestParse:
         with pytest.raises(ProblemError) as caught:
             parse('{\n  "debug": true,\n  "labels" 1\n}\n', Path("/etc/docker/daemon.json"))
         assert caught.value.problem.where == '/etc/docker/daemon.json, line 3, column 12: "labels" 1'
-        assert "left as it is" in caught.value.problem.do
+        assert "not changed" in caught.value.problem.do
 
     @pytest.mark.parametrize("text", ["[]", "1", '"x"', '{"a": NaN}', '{"a": 1}{', "{'a': 1}", '{"a": 1,}', "{"])
     def test_refused(self, text: str) -> None:
@@ -156,7 +156,7 @@ class TestMerge:
         }
 
     @given(json_objects, json_objects)
-    def test_nothing_is_changed_in_place(self, before: dict[str, Any], options: dict[str, Any]) -> None:
+    def test_the_arguments_are_not_modified(self, before: dict[str, Any], options: dict[str, Any]) -> None:
         copy = json.loads(json.dumps(before))
         merge(before, options)
         assert before == copy
@@ -196,7 +196,7 @@ class TestConfigure:
         assert engine.notes == [RELOAD]
         assert [entry.name for entry in path.parent.iterdir()] == ["daemon.json"]
 
-    def test_again_nothing_is_touched(self, path: Path) -> None:
+    def test_a_second_run_changes_nothing(self, path: Path) -> None:
         put(path, '{"debug":true,  "labels": ["x"]}')
         engine = Engine(path)
         assert configure(engine, {"debug": True}) == (False, NOTHING)
@@ -220,7 +220,7 @@ class TestConfigure:
         assert json.loads(real.read_text()) == {"debug": True}
         assert real.stat().st_mode & 0o777 == 0o640
 
-    def test_invalid_file_is_left_as_it_is(self, path: Path) -> None:
+    def test_invalid_file_is_not_changed(self, path: Path) -> None:
         put(path, "{oops")
         engine = Engine(path)
         with pytest.raises(ProblemError, match="not valid JSON"):
@@ -276,7 +276,7 @@ class TestConfigure:
 
     @pytest.mark.parametrize("options", [{"debug": True, "nonsense": 1}, {"live-restore": True}])
     @pytest.mark.parametrize("before", [None, '{"labels": ["a"]}\n'])
-    def test_old_engine_that_does_not_take_it_gets_the_former_file_back(
+    def test_old_engine_that_rejects_it_gets_the_previous_file_back(
         self, path: Path, options: dict[str, Any], before: str | None
     ) -> None:
         if before is not None:
@@ -286,20 +286,20 @@ class TestConfigure:
         with pytest.raises(ProblemError) as caught:
             configure(engine, options)
         assert caught.value.problem.where == "unable to configure: nonsense"
-        assert "the Engine runs on it" in caught.value.problem.do
+        assert "the Engine runs with it" in caught.value.problem.do
         assert (path.read_text() if path.exists() else None) == before
         assert not (path.parent / ".daemon.json.hostwright-pending").exists()
         assert engine.answers
 
-    def test_engine_that_never_comes_back_is_told(self, path: Path) -> None:
+    def test_engine_that_does_not_start_again_is_reported(self, path: Path) -> None:
         put(path, "{}")
         engine = Engine(path, validates=False)
         engine.broken = True
-        with pytest.raises(ProblemError, match="does not start on it either"):
+        with pytest.raises(ProblemError, match="does not start with it either"):
             configure(engine, {"log-level": "warn"})
         assert path.read_text() == "{}"
 
-    def test_run_that_was_cut_short_is_finished(self, path: Path) -> None:
+    def test_interrupted_run_is_finished_by_the_next(self, path: Path) -> None:
         class KilledError(Exception):
             pass
 
@@ -341,7 +341,7 @@ class TestConfigure:
         assert outcome.changed
 
 
-def test_credentials_in_urls_are_unreadable() -> None:
+def test_credentials_in_urls_are_masked() -> None:
     text = '{"proxies": {"https-proxy": "http://user:pass@proxy:3128", "no-proxy": "a@b"}}'
     shown = '{"proxies": {"https-proxy": "http://********@proxy:3128", "no-proxy": "a@b"}}'
     assert without_credentials(text) == shown

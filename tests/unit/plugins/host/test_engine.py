@@ -1,4 +1,4 @@
-"""The Engine through a pretended ``docker`` program."""
+"""The Engine, with a pretended ``docker`` program."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_command_that_succeeds(tmp_path: Path) -> None:
     assert docker(tmp_path, 'echo "  $* "')("ps", "--all") == "ps --all"
 
 
-def test_a_command_that_fails_names_itself_and_what_the_engine_said(tmp_path: Path) -> None:
+def test_the_error_of_a_failed_command_names_it_and_shows_its_output(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"'docker start polls-1 …' failed \(7\): no space left"):
         docker(tmp_path, "echo no space left >&2; exit 7")("start", "polls-1")
 
@@ -40,15 +40,15 @@ def test_a_missing_program_and_one_that_hangs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", ["Error: No such image: x", "Error response from daemon: no such image: x", "[]\nNo such object"]
+    "error", ["Error: No such image: x", "Error response from daemon: no such image: x", "[]\nNo such object"]
 )
-def test_what_is_not_there_is_none(tmp_path: Path, said: str) -> None:
-    engine = docker(tmp_path, f"echo '{said}' >&2; exit 1")
+def test_a_missing_image_or_container_is_none(tmp_path: Path, error: str) -> None:
+    engine = docker(tmp_path, f"echo '{error}' >&2; exit 1")
     assert engine.image("x") is None
     assert engine.container("x") is None
 
 
-def test_an_engine_that_does_not_answer_is_no_missing_image(tmp_path: Path) -> None:
+def test_an_engine_that_does_not_answer_is_an_error_and_not_a_missing_image(tmp_path: Path) -> None:
     engine = docker(tmp_path, "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
     with pytest.raises(EngineError, match="Cannot connect"):
         engine.image("x")

@@ -1,4 +1,4 @@
-"""Where somebody else may write: whatever lies at a name is removed, replaced or refused, and never followed."""
+"""Directories where another user may write: an entry of any kind is removed, replaced or refused, never followed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEEP = 3000  # levels: more than Python's stack and a process's descriptors allo
 
 
 def put_nothing(_: Path) -> None:
-    """Leave the name free."""
+    """Create no entry."""
 
 
 def put_file(path: Path) -> None:
@@ -76,7 +76,7 @@ every = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def victims(tmp_path: Path) -> Iterator[None]:
-    """What a planted link leads to; a deep tree that a failure has left would be too deep for pytest."""
+    """The targets of planted links; a deep tree that remains after a failure would be too deep for pytest."""
     (tmp_path / "victim").write_text("untouched")
     (tmp_path / "victim").chmod(0o640)
     (tmp_path / "victims").mkdir(mode=0o750)
@@ -94,7 +94,7 @@ def assert_untouched(directory: Path) -> None:
 
 
 @every
-def test_whatever_lies_there_is_removed(tmp_path: Path, put: Put) -> None:
+def test_an_entry_of_any_kind_is_removed(tmp_path: Path, put: Put) -> None:
     put(tmp_path / "name")
     remove_tree(tmp_path / "name")
     assert not os.path.lexists(tmp_path / "name")
@@ -102,7 +102,7 @@ def test_whatever_lies_there_is_removed(tmp_path: Path, put: Put) -> None:
 
 
 @every
-def test_a_file_takes_the_place_of_whatever_lies_there(tmp_path: Path, put: Put) -> None:
+def test_a_file_replaces_an_entry_of_any_kind(tmp_path: Path, put: Put) -> None:
     put(tmp_path / "name")
     put(tmp_path / ".name.new")
     write_durably(tmp_path / "name", "text", 0o644, os.geteuid(), os.getegid())
@@ -111,7 +111,7 @@ def test_a_file_takes_the_place_of_whatever_lies_there(tmp_path: Path, put: Put)
     assert_untouched(tmp_path)
 
 
-def test_what_comes_in_between_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_created_after_the_removal_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "remove_tree", put_link)
     with pytest.raises(FileExistsError):
         create(tmp_path / "name", 0o644)
@@ -124,8 +124,8 @@ def test_a_file_replaces_a_directory(tmp_path: Path) -> None:
     assert read(tmp_path / "name") == "untouched"
 
 
-def test_a_directory_that_somebody_fills_meanwhile_is_removed(tmp_path: Path) -> None:
-    """Root takes a directory from its owner before it empties it."""
+def test_a_directory_to_which_its_owner_still_writes_is_removed(tmp_path: Path) -> None:
+    """Root takes the ownership of a directory before it empties it."""
     if os.geteuid() != 0:
         pytest.skip("only root can take a directory from its owner")
     tmp_path.chmod(0o755)
@@ -174,14 +174,14 @@ def test_only_a_regular_file_is_read(tmp_path: Path, put: Put) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
-def test_what_others_may_have_written_is_not_read_as_own(tmp_path: Path, mode: int) -> None:
+def test_a_file_that_others_can_write_is_not_read_as_own(tmp_path: Path, mode: int) -> None:
     (tmp_path / "victim").chmod(mode)
     with pytest.raises(ValueError, match=f"{mode:04o}"):
         read(tmp_path / "victim", own=True)
     assert read(tmp_path / "victim") == "untouched"
 
 
-def test_what_somebody_else_owns_is_not_read_as_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_another_user_is_not_read_as_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     status = list((tmp_path / "victim").stat())
     status[4] = 10001
     monkeypatch.setattr(os, "fstat", lambda _: os.stat_result(status))
@@ -190,7 +190,7 @@ def test_what_somebody_else_owns_is_not_read_as_own(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("put", [put_link, put_link_to_directory, put_broken_link, put_pipe, put_file])
-def test_no_directory_is_made_of_what_somebody_has_planted(tmp_path: Path, put: Put) -> None:
+def test_no_directory_is_made_from_an_entry_that_another_user_may_have_planted(tmp_path: Path, put: Put) -> None:
     tmp_path.chmod(0o1777)
     put(tmp_path / "name")
     with pytest.raises(OSError, match="name"):
@@ -198,7 +198,7 @@ def test_no_directory_is_made_of_what_somebody_has_planted(tmp_path: Path, put: 
     assert_untouched(tmp_path)
 
 
-def test_an_operator_may_have_a_directory_elsewhere(tmp_path: Path) -> None:
+def test_an_operator_may_link_to_a_directory_elsewhere(tmp_path: Path) -> None:
     put_link_to_directory(tmp_path / "name")
     make_directory(tmp_path / "name", 0o700, os.geteuid(), os.getegid())
     assert stat.S_IMODE((tmp_path / "victims").stat().st_mode) == 0o700

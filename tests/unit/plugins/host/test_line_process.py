@@ -1,4 +1,4 @@
-"""Talking to a program by lines, and the migrator's words."""
+"""Exchanging lines with a program, and the migrator's requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.host.line_proces
 from ansible_collections.hostwright.django.plugins.module_utils.release.migrator import Migrator, MigratorError
 
 ECHO = "import sys\nfor line in sys.stdin: print(line.strip().upper(), flush=True)"
-# Answers every word with the words that it got; 'guard' fails, 'check' ends it, 'copy' is not JSON.
+# Answers every request with the request itself; 'guard' fails, 'check' ends it, the answer to 'copy' is not JSON.
 SCRIPT = """
 import json, sys
 print(json.dumps({"pending": []}), flush=True)
@@ -34,7 +34,7 @@ def talk(script: str) -> Conversation:
     return Conversation([sys.executable, "-c", script])
 
 
-def test_lines_go_and_come() -> None:
+def test_lines_are_sent_and_received() -> None:
     conversation = talk(ECHO)
     conversation.say("one")
     conversation.say("two")
@@ -42,15 +42,15 @@ def test_lines_go_and_come() -> None:
     conversation.close()
 
 
-def test_a_long_line_comes_whole() -> None:
+def test_a_long_line_is_received_whole() -> None:
     conversation = talk("print('x' * 300_000, flush=True)")
     assert len(conversation.hear(10)) == 300_000
     conversation.close()
 
 
-def test_silence_and_the_end_are_told_apart() -> None:
+def test_a_timeout_and_the_end_of_the_program_are_different_errors() -> None:
     conversation = talk("import sys, time; sys.stdin.read(); sys.stderr.write('why'); sys.exit(3)")
-    with pytest.raises(ConversationError, match="said nothing within 0 s"):
+    with pytest.raises(ConversationError, match="printed no line within 0 s"):
         conversation.hear(0.05)
     conversation._out.close()
     with pytest.raises(ConversationError, match="ended with exit status 3"):
@@ -59,7 +59,7 @@ def test_silence_and_the_end_are_told_apart() -> None:
     conversation.close()
 
 
-def test_saying_something_to_a_program_that_has_ended() -> None:
+def test_sending_a_line_to_a_program_that_has_ended() -> None:
     conversation = talk("")
     conversation._process.wait()
     with pytest.raises(ConversationError, match="it ended"):
@@ -75,13 +75,13 @@ def test_a_program_that_does_not_end_is_killed() -> None:
     assert conversation._process.returncode == -9
 
 
-def test_what_it_writes_to_standard_error_never_blocks_it() -> None:
+def test_writing_to_standard_error_never_blocks_the_program() -> None:
     conversation = talk("import sys; sys.stderr.write('x' * 1_000_000); print('done', flush=True)")
     assert conversation.hear(10) == "done"
     conversation.close()
 
 
-def test_the_migrator_s_words() -> None:
+def test_the_migrator_s_requests() -> None:
     migrator = Migrator(talk(SCRIPT))
     assert migrator.look(10) == {"pending": []}
     assert migrator.migrate("/db", [], 5) == {"do": "migrate", "limit": 5, "database": "/db", "backwards": []}
@@ -106,8 +106,8 @@ def test_a_missing_docker_is_explained(tmp_path: Path) -> None:
         Engine(str(tmp_path / "docker")).talk("run")
 
 
-def test_a_program_that_is_let_go_ends_while_something_else_goes_on() -> None:
+def test_a_program_ends_by_itself_when_its_input_is_closed() -> None:
     conversation = talk(ECHO)
     conversation.end()
-    assert conversation._process.wait(5) == 0  # nobody has asked it to
+    assert conversation._process.wait(5) == 0
     conversation.close()

@@ -1,4 +1,4 @@
-"""A host, judged before anything is changed on it: invented hosts in a directory, and this machine's own sockets."""
+"""Checks of a host before it is changed: invented hosts in a directory, and this machine's own sockets."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nVERSION_ID="13"\nVERSION_C
 INFORMATION = {"ServerVersion": "26.1.5+dfsg1", "Driver": "overlay2", "DockerRootDir": "/var/lib/docker"}
 ANSWERING = EngineState(client=True, daemon=True, answers=True, version="26.1.5+dfsg1", unit=True, active=True)
 STOPPED = EngineState(client=True, daemon=True, unit=True, failure="Cannot connect to the Docker daemon")
-MISSING = EngineState(failure="there is no program 'docker' to ask it with")
+MISSING = EngineState(failure="the program 'docker' is not installed")
 
 
 class Invented(Host):
-    """A host in a directory, with an Engine, file systems and listeners as the test wants them."""
+    """A host in a directory; the test sets its Engine, file systems and listeners."""
 
     def __init__(self, root: Path) -> None:
         self.programs = {"docker", "dockerd"}
@@ -74,7 +74,7 @@ class Invented(Host):
         self.at("/run/systemd/system").mkdir(parents=True)
 
     def write(self, path: str, text: str) -> None:
-        """Put a file on the host."""
+        """Write a file on the host."""
         self.at(path).parent.mkdir(parents=True, exist_ok=True)
         self.at(path).write_text(text)
 
@@ -110,7 +110,7 @@ class Invented(Host):
 
 @pytest.fixture
 def host(tmp_path: Path) -> Invented:
-    """A host where everything is right."""
+    """A host without problems."""
     return Invented(tmp_path)
 
 
@@ -127,7 +127,7 @@ EVERYTHING = Expectation(
 
 
 class TestExamine:
-    def test_right_host_has_no_problem_and_facts(self, host: Invented) -> None:
+    def test_good_host_has_no_problems_and_its_facts_are_returned(self, host: Invented) -> None:
         findings = examine(host, EVERYTHING)
         assert findings.problems == ()
         facts = findings.facts
@@ -163,15 +163,15 @@ class TestExamine:
     def test_python_must_be_new_enough(self, host: Invented, version: str, old: bool) -> None:
         host.version = version
         found = examine(host, EVERYTHING).problems
-        wanted = [f"the host's Python is too old: {version}, needed is 3.11 or newer"]
+        wanted = [f"the host's Python is too old: {version}; 3.11 or newer is needed"]
         assert [problem.what for problem in found] == (wanted if old else [])
 
-    def test_an_older_python_can_say_so(self) -> None:
-        # Ansible runs the module with whatever Python it finds; 3.8 is the oldest that it takes.
+    def test_an_older_python_can_run_the_check(self) -> None:
+        # Ansible runs the module with the Python that it finds; 3.8 is the oldest that it supports.
         for module in (preflight, docker_daemon, files, problems, process):
             ast.parse(inspect.getsource(module), feature_version=(3, 8))
 
-    def test_bare_host_will_do_where_the_engine_is_optional(self, host: Invented) -> None:
+    def test_bare_host_is_accepted_if_the_engine_is_optional(self, host: Invented) -> None:
         host.programs = set()
         host.unit = "LoadState=not-found\nActiveState=inactive\nUnitFileState=\n"
         findings = examine(host, replace(EVERYTHING, engine="optional"))
@@ -199,9 +199,9 @@ class TestDistribution:
         host.write("/etc/os-release", text)
         assert host.distribution() == expected
 
-    def test_missing_file_is_told(self, host: Invented) -> None:
+    def test_missing_file_is_reported(self, host: Invented) -> None:
         host.os_release.unlink()
-        assert "does not say" in check_distribution(host.distribution(), ["debian 13"], "x")[0].what
+        assert "distribution is unknown" in check_distribution(host.distribution(), ["debian 13"], "x")[0].what
 
     @pytest.mark.parametrize("allowed", [["debian 13"], ["Debian  13", "x"], []])
     def test_allowed(self, allowed: list[str]) -> None:
@@ -247,7 +247,7 @@ class TestEngine:
     def check(
         self, state: EngineState, *, systemd: bool = True, engine: str = "optional", minimum: str = "20.10"
     ) -> str:
-        """The problem's first line; empty if there is none."""
+        """Return what the problem is; empty if there is none."""
         found = check_engine(state, systemd, Expectation(engine=engine, engine_minimum=minimum))
         return found[0].what if found else ""
 
@@ -261,7 +261,7 @@ class TestEngine:
         assert self.check(MISSING, engine="required") == "there is no Docker Engine"
         assert "no systemd" in self.check(MISSING, systemd=False)
 
-    def test_stopped_is_for_systemd_to_start(self) -> None:
+    def test_stopped_is_a_problem_only_if_required_or_without_systemd(self) -> None:
         assert self.check(STOPPED) == ""
         assert "does not answer" in self.check(STOPPED, engine="required")
         assert "does not answer" in self.check(STOPPED, systemd=False)
@@ -269,7 +269,7 @@ class TestEngine:
     def test_active_but_silent(self) -> None:
         assert "does not answer" in self.check(replace(STOPPED, active=True))
 
-    def test_daemon_without_a_client_is_for_the_role_to_complete(self) -> None:
+    def test_daemon_without_a_client_is_no_problem_because_the_role_installs_it(self) -> None:
         assert self.check(replace(STOPPED, client=False, active=True)) == ""
 
     def test_refused_user(self) -> None:
@@ -284,12 +284,12 @@ class TestEngine:
         assert state.failure == "Cannot connect to the Docker daemon"
         assert state.package == "docker.io"
 
-    def test_removed_package_is_not_taken_for_the_engine(self, host: Invented) -> None:
+    def test_removed_package_is_not_reported_as_the_engine_s(self, host: Invented) -> None:
         host.write("/var/lib/dpkg/info/docker.io.list", "")
         host.programs = {"docker"}
         assert host.engine().package == ""
 
-    def test_containerd_keeps_the_images_elsewhere(self, host: Invented) -> None:
+    def test_images_of_containerd_are_in_another_directory(self, host: Invented) -> None:
         host.information = {**INFORMATION, "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}
         assert host.engine().image_root == Path("/var/lib/docker")
         host.at("/var/lib/containerd").mkdir(parents=True)
@@ -339,7 +339,7 @@ class TestSpace:
     @pytest.mark.parametrize(
         ("system", "what"),
         [
-            (Filesystem(1, 10**12, 10), "no room for more files"),
+            (Filesystem(1, 10**12, 10), "not enough free inodes"),
             (Filesystem(1, 10**12, None, read_only=True), "mounted read-only"),
         ],
     )
@@ -347,7 +347,7 @@ class TestSpace:
         host.systems["/"] = system
         assert what in check_space(host, [Space("/srv", 1)], ANSWERING)[0][0].what
 
-    def test_a_file_in_the_way(self, host: Invented) -> None:
+    def test_a_file_instead_of_a_directory(self, host: Invented) -> None:
         host.write("/srv", "")
         assert check_space(host, [Space("/srv/hostwright", 1)], ANSWERING)[0][0].what == "/srv is not a directory"
 
@@ -369,7 +369,7 @@ class TestPorts:
         assert (first.what, first.where) == ("TCP port 80 is taken", "apache2 (pid 812) listening on 0.0.0.0:80")
         assert second.where == "a program listening on [::]:443"
 
-    def test_own_container_may_hold_it_and_another_may_not(self, host: Invented) -> None:
+    def test_only_the_given_container_may_publish_the_port(self, host: Invented) -> None:
         host.sockets = (Listener(80, ANY, "1"),)
         host.processes = {"1": Process(9, "docker-proxy")}
         host.ps = "hostwright-nginx\t0.0.0.0:80->8080/tcp, :::80->8080/tcp\n"
@@ -377,7 +377,7 @@ class TestPorts:
         (problem,) = check_ports(host, [80], "other", ANSWERING)
         assert problem.where == "the container 'hostwright-nginx' publishes it"
 
-    def test_container_without_a_proxy_process_holds_it_all_the_same(self, host: Invented) -> None:
+    def test_port_of_a_container_without_a_proxy_process_is_taken_too(self, host: Invented) -> None:
         host.ps = "stranger\t127.0.0.1:80->80/tcp\n"
         assert "docker stop stranger" in check_ports(host, [80], "hostwright-nginx", ANSWERING)[0].do
 
@@ -431,7 +431,7 @@ class TestRest:
         assert check(Host(), ["root"], *arguments) == ()
         assert check(Host(), ["no-such-user"], *arguments) == ("no-such-user",)
 
-    def test_missing_group_has_nobody(self) -> None:
+    def test_missing_group_has_no_members(self) -> None:
         assert Host().outside_group(["root"], "no-such-group") == ("root",)
 
     def test_one_problem(self) -> None:

@@ -269,7 +269,7 @@ def test_a_restore_without_enough_memory_is_told(host: Host, monkeypatch: pytest
         PretendedEngine, "_do_run", lambda engine, words: Answer(137) if "restore" in words else run(engine, words)
     )
     error = host.restore_fails()
-    assert "it was killed (exit status 137), as a program is that needs more memory than it may have. N" in str(error)
+    assert "it was killed (exit status 137), probably because it ran out of memory. N" in str(error)
     assert host.picture() == before
 
 

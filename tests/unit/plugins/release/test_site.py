@@ -132,7 +132,7 @@ def test_a_record_that_no_release_has_written_is_refused(site: Site, changes: di
 def test_a_record_that_somebody_else_may_have_written_is_refused(site: Site, mode: int) -> None:
     commit(site, record(1))
     (site.release(1) / "release.json").chmod(mode)
-    with pytest.raises(ReleaseError, match=f"mode {mode:04o}; it must be root's"):
+    with pytest.raises(ReleaseError, match=f"mode {mode:04o}; it must belong to root"):
         site.current_record()
 
 
