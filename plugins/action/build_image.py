@@ -1,4 +1,4 @@
-"""Gather a build context on the control node and have the builder make the image (action side of ``build_image``)."""
+"""Collect a build context on the control node and build the image on the builder (action side of ``build_image``)."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ CERTIFICATES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
-    """Runs the module ``build_image`` on the builder: ask, bootstrap, build, export; each only when needed."""
+    """Runs the phases of the module ``build_image`` on the builder: query, bootstrap, build, export; if needed."""
 
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Make the image and its archive; return what is there and what was made.
+        """Build and export the image, if needed; return its properties.
 
         Raises:
-            AnsibleActionFail: a directory of the context is missing or the builder refused.
+            AnsibleActionFail: a directory of the context is missing, or a phase failed.
         """
         super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(SPEC)
@@ -67,7 +67,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         try:
             digest = _digest(options)
         except (ProjectError, OSError) as error:
-            raise AnsibleActionFail(f"cannot read what {options['name']} is built from: {error}") from error
+            raise AnsibleActionFail(f"cannot read the source of {options['name']}: {error}") from error
         self._common = {
             "reference": f"{options['name']}:{options['tag']}",
             "digest": digest,
@@ -76,7 +76,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 for key in ("debian", "packages", "build_packages", "mirror", "serial", "base", "platform")
             },
         }
-        # An image that is there already is exported by the same module call: it saves a start of Python.
+        # The call that queries an existing image also exports it, which saves a start of Python.
         self._store = ImageStore(Path(options["archive_directory"]).expanduser())
         store = {"store": str(self._store.root.absolute())} if options["export"] and self._local else {}
         state = self._module(phase="query", **store)
@@ -125,7 +125,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
 
     @contextmanager
     def _on_builder(self, context: Path) -> Iterator[str]:
-        """The context's path on the builder, for the time of the block."""
+        """Copy the context to the builder for one block, if that is another machine; yield its path there."""
         if self._local:
             yield str(context)
             return
@@ -137,18 +137,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         yield there
 
     def _export(self, state: Mapping[str, Any]) -> Path:
-        """The image's description in the control node's store, fetched from the builder if it is not there."""
+        """Fetch the image into the control node's store, if it is missing there; return its description's path."""
         store = self._store
         description = store.description(self._common["reference"], state["image_id"])
         if store.has_image(description):
             return description
         display.display(f"    exporting {self._common['reference']} …")
-        there = [digest for layer in state["layers"] if store.has(digest := layer.removeprefix("sha256:"))]
+        stored = [digest for layer in state["layers"] if store.has(digest := layer.removeprefix("sha256:"))]
         directory = self._make_tmp_path()
         try:
             packed = self._connection._shell.join_path(directory, "export.tar")
             self._module(
-                phase="export", archive=packed, known={**store.names(), **{digest: digest for digest in there}}
+                phase="export", archive=packed, known={**store.names(), **{digest: digest for digest in stored}}
             )
             with tempfile.TemporaryDirectory(prefix="hostwright-export-") as here:
                 self._connection.fetch_file(packed, f"{here}/export.tar")
@@ -164,7 +164,7 @@ def _facts(state: Mapping[str, Any], digest: str) -> dict[str, Any]:
 
 
 def _digest(options: Mapping[str, Any]) -> str:
-    """SHA-256 of all that decides the image's content, not of what merely transports it (proxies, certificates)."""
+    """SHA-256 of everything that determines the image's content; proxies and certificates do not count."""
     base = Base(options["debian"], tuple(options["packages"]), serial=options["serial"])
     build = Base(options["debian"], (*options["packages"], *options["build_packages"]), serial=options["serial"])
     total = hashlib.sha256()
@@ -181,7 +181,7 @@ def _digest(options: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _context(options: Mapping[str, Any]) -> Iterator[Path]:
-    """The build context as a tar archive in a temporary directory that only this user reads."""
+    """Pack the build context into a tar archive in a temporary directory that only this user can read."""
     with tempfile.TemporaryDirectory(prefix="hostwright-context-") as directory:
         root = Path(directory) / "context"
         root.mkdir()
@@ -203,7 +203,7 @@ def _context(options: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Owned by root, readable by the site's user and writable by nobody else, whatever the checkout's modes are."""
+    """Let root own a file and all users read it, independent of its owner and mode in the checkout."""
     member.uid = member.gid = 0
     member.uname = member.gname = "root"
     member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
@@ -211,12 +211,12 @@ def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _put_pip(directory: Path) -> None:
-    """Put pip there, and how the control node reaches its package index; it stays in the build stages."""
+    """Write pip and the control node's settings for its package index; only the build stages use them."""
     try:
         import pip
     except ImportError as error:
         raise AnsibleActionFail(
-            "pip is missing beside Ansible on the control node: run 'make demo' or install pip"
+            "Ansible's Python on the control node has no pip: run 'make demo' or install pip"
         ) from error
     lines = ["export PYTHONPATH=/build/pip", "export PIP_NO_CACHE_DIR=1"]
     shutil.copytree(
@@ -228,7 +228,7 @@ def _put_pip(directory: Path) -> None:
     bundle = next((os.environ[name] for name in CERTIFICATES if os.environ.get(name)), None)
     if bundle:
         if not Path(bundle).is_file():
-            raise AnsibleActionFail(f"the certificates {bundle}, which PIP_CERT or SSL_CERT_FILE names, do not exist")
+            raise AnsibleActionFail(f"the file {bundle}, which PIP_CERT or SSL_CERT_FILE names, does not exist")
         shutil.copyfile(bundle, directory / "certificates.pem")
         lines += ["export PIP_CERT=/build/certificates.pem", "export SSL_CERT_FILE=/build/certificates.pem"]
     (directory / "environment").write_text("".join(f"{line}\n" for line in lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.image.project im
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
-    """Runs on the control node alone: the source lies there."""
+    """Runs on the control node only, where the source is."""
 
     _requires_connection = False
     _supports_check_mode = True
@@ -20,7 +21,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         """Return the project's facts.
 
         Raises:
-            AnsibleActionFail: the directory is no deployable Django project.
+            AnsibleActionFail: the directory is not a Django project that can be deployed.
         """
         super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(
@@ -39,13 +40,4 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             )
         except ProjectError as error:
             raise AnsibleActionFail(str(error)) from error
-        return {
-            "changed": False,
-            "source": str(project.source),
-            "version": project.version,
-            "settings": project.settings,
-            "wsgi": project.wsgi,
-            "requirements": project.requirements,
-            "revision": project.revision,
-            "digest": project.digest,
-        }
+        return {"changed": False, **asdict(project), "source": str(project.source)}

@@ -1,4 +1,7 @@
-"""Bring what a host lacks of an image to it (action side of ``push_image``; docs/architecture.md has the protocol)."""
+"""Send the layers of an image that a host lacks (action side of ``push_image``).
+
+docs/architecture.md, "How an image is pushed", describes the protocol.
+"""
 
 from __future__ import annotations
 
@@ -37,27 +40,27 @@ SPEC = {
     "platform": {"type": "str", "default": ""},
     "records": {"type": "path", "default": ""},
 }
-# Reads the script of the host, then runs it; the script reads on.
+# Reads the host's script from standard input and runs it; the script reads the rest of the input.
 START = "import sys,zlib;i=sys.stdin.buffer;exec(zlib.decompress(i.read(int(i.readline()))))"
-BATCH = 16 << 20  # bytes that the commands to all hosts send at a time; so many are in memory
-ATTEMPTS = 3  # to send a piece that arrives damaged, or that a push beside this one has used up
-ROOM = 2  # an Engine needs a layer's size twice while it loads
-RESERVE = 16 << 20
+BATCH = 16 << 20  # bytes that are sent to all hosts at a time, and therefore in memory
+ATTEMPTS = 3  # to send a piece that arrives damaged, or that a concurrent push has removed
+ROOM = 2  # an Engine needs twice a layer's size while it loads
+RESERVE = 16 << 20  # bytes that stay free
 
 
 Batch = list[tuple[Layer, Piece]]
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
-    """Asks the host what it has in one round trip; sends and loads only what it lacks."""
+    """Queries the host in one round trip; sends and loads only the layers that it lacks."""
 
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return what was sent.
+        """Push the image; return the number and the size of the sent layers.
 
         Raises:
-            AnsibleActionFail: the host refuses the image, or it did not arrive whole.
+            AnsibleActionFail: the host refuses the image, or cannot load it.
         """
         super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(SPEC)
@@ -80,7 +83,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             raise AnsibleActionFail(f"cannot push {self._image}: {error}") from None  # Ansible adds causes
 
     def _push(self, exported: ExportedImage, state: dict[str, Any]) -> dict[str, Any]:
-        """Send the missing layers, or, where the Engine does not take these, all of them."""
+        """Send the missing layers, or, if the Engine cannot load these alone, all layers."""
         ways = ["layers", "whole"] if state["have"] else ["whole"]
         reason, total = "", 0
         for way in ways:
@@ -94,16 +97,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 f"    sending {self._image} to {self._task.delegate_to or self._vars.get('inventory_hostname')} "
                 f"({len(sent)} of {len(exported.layers)} layers, {size / 1e6:.1f} MB) …"
             )
-            answer, count = self._bring(exported, sent, state)
+            answer, count = self._send(exported, sent, state)
             total += count
             if answer["loaded"]:
                 return self._outcome(way, len(sent), total)
-            state, reason = answer, answer.get("failed", "pieces of it do not arrive undamaged")
+            state, reason = answer, answer.get("failed", f"pieces are still damaged after {ATTEMPTS} attempts")
             display.vv(f"{self._image}: {way} failed: {reason}")
-        raise AnsibleActionFail(f"the host does not take {self._image}, not even the whole of it: {reason}")
+        raise AnsibleActionFail(f"the host cannot load {self._image}, even with all its layers: {reason}")
 
-    def _bring(self, exported: ExportedImage, sent: list[Layer], state: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        """Send the pieces that are not in the host's spool and load them; return its answer, and the bytes sent."""
+    def _send(self, exported: ExportedImage, sent: list[Layer], state: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """Send the pieces that the host's spool lacks and load them; return the answer, and the bytes sent."""
         request = {
             "config": exported.config,
             "manifest": exported.manifest,
@@ -126,7 +129,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         return state, total
 
     def _batches(self, sent: list[Layer], state: dict[str, Any]) -> Iterator[Batch]:
-        """The pieces to send, so many at a time as may be in memory while other hosts get theirs."""
+        """Yield the pieces to send in batches, whose size lets the batches of all hosts fit into BATCH together."""
         hosts = min(len(self._vars.get("ansible_play_batch") or [""]), self._vars.get("ansible_forks") or 1)
         batch: Batch = []
         lacking = set(_lacking(sent, state))
@@ -143,7 +146,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             yield batch
 
     def _check_room(self, sent: list[Layer], state: dict[str, Any], reason: str) -> None:
-        """Refuse, before anything is sent, what would fill a disk of the host."""
+        """Refuse, before anything is sent, a push that would fill a disk of the host."""
         needed: dict[int, int] = {}
         spool = sum(piece.length for piece in _lacking(sent, state))
         for place, size in zip(state["room"], (ROOM * sum(layer.size for layer in sent), spool), strict=False):
@@ -151,9 +154,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         for place in state["room"]:
             if place["free"] < needed[place["device"]]:
                 raise AnsibleActionFail(
-                    f"no room for {self._image}: {needed[place['device']] / 1e6:.0f} MB are needed on {place['path']}, "
-                    f"{place['free'] / 1e6:.0f} MB are free; nothing was sent. Make room and run again"
-                    + (f". (The missing layers alone were not enough: {reason})" if reason else "")
+                    f"not enough disk space for {self._image}: {needed[place['device']] / 1e6:.0f} MB needed on "
+                    f"{place['path']}, {place['free'] / 1e6:.0f} MB free; nothing was sent. Free space and run again"
+                    + (f". (All layers are needed, because the missing ones did not load: {reason})" if reason else "")
                 )
 
     def _outcome(self, way: str, layers: int, size: int) -> dict[str, Any]:
@@ -168,17 +171,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         }
 
     def _ask(self, request: dict[str, Any], batch: Batch | None = None) -> dict[str, Any]:
-        """One round trip: the host's part of the push with a request and pieces of layers; return its answer.
+        """Send the host's script, a request and pieces of layers in one round trip; return the answer.
 
         Raises:
-            AnsibleActionFail: it has an error to tell, or no answer.
+            AnsibleActionFail: the answer is an error, or there is none.
         """
         batch = batch or []
         request = {**self._request, **request, "pieces": [(piece.name, piece.length) for _, piece in batch]}
         head = b"".join(
             b"%d\n" % len(part) + part for part in (_script(), zlib.compress(json.dumps(request).encode(), 9))
         )
-        # Put together in room of the right size: the only copy of the pieces, which does not move while it grows.
+        # Write the pieces into a buffer of the final size: it is their only copy, and is not moved by growing.
         data = io.BytesIO()
         data.seek(len(head) + sum(piece.length for _, piece in batch) - 1)
         data.write(b"\0")
@@ -190,14 +193,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         try:
             answer: dict[str, Any] = json.loads(result["stdout"].strip().splitlines()[-1])
         except (IndexError, ValueError) as error:
-            said = "\n".join(f"{result['stderr']}\n{result['stdout']}".strip().splitlines()[-5:])
-            raise AnsibleActionFail(f"the host did not answer about {self._image} ({result['rc']}): {said}") from error
+            tail = "\n".join(f"{result['stderr']}\n{result['stdout']}".strip().splitlines()[-5:])
+            raise AnsibleActionFail(f"the push of {self._image} failed on the host ({result['rc']}): {tail}") from error
         if "error" in answer:
             raise AnsibleActionFail(answer["error"])
         return answer
 
     def _python(self) -> str:
-        """The host's Python: the one that is named or was discovered, else what its PATH has."""
+        """The host's Python: the configured or discovered one, else the one in its PATH."""
         known = self._vars.get("ansible_delegated_vars", {}).get(self._task.delegate_to, self._vars)
         named = str(self._templar.template(known.get("ansible_python_interpreter", "auto")))
         if not named.startswith("auto"):
@@ -206,14 +209,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
 
 
 def _lacking(sent: list[Layer], state: dict[str, Any]) -> list[Piece]:
-    """Pieces of layers that the host's spool lacks, each once."""
+    """Pieces of the layers that the host's spool lacks, each once."""
     spooled = set(state["spooled"])
     return list(dict.fromkeys(piece for layer in sent for piece in layer.pieces if piece.name not in spooled))
 
 
 @cache
 def _script() -> bytes:
-    """The host's part of the push, without what only its readers need, compressed."""
+    """The host's script, compressed, without comments and docstrings."""
     tree = ast.parse(Path(receiver.__file__).read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):

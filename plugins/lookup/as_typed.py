@@ -1,4 +1,4 @@
-"""The lookup hostwright.django.as_typed."""
+"""Lookup of extra variables as they were typed on the command line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ansible_collections.hostwright.django.plugins.module_utils import extra_var
 DOCUMENTATION = r"""
 name: as_typed
 author: The Hostwright developers
-short_description: A variable as it was typed after -e
+short_description: Read a variable as it was typed after -e
 description:
-  - Of C(-e manage="check --deploy") Ansible keeps C(check), because it splits what the shell leaves at its blanks.
-    This lookup reads the whole value from the command line.
-  - Where the variable comes from elsewhere, or is quoted for Ansible too, its value is the ordinary one.
+  - For C(-e manage="check --deploy"), the variable's value is C(check), because the shell removes the quotes and
+    Ansible splits the rest at blanks. This lookup reads the whole value from the command line.
+  - If the variable was set elsewhere, or is quoted for Ansible too, the lookup returns its ordinary value.
 options:
   _terms:
     description: Names of variables.
@@ -26,24 +26,28 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Say what was asked for
+- name: Show the requested management command
   ansible.builtin.debug:
     msg: "{{ lookup('hostwright.django.as_typed', 'manage') }}"
 """
 
 RETURN = r"""
 _list:
-  description: The values; empty where a variable is not defined.
+  description: The values; empty for a variable that is not defined.
   type: list
   elements: str
 """
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]
-    """Reads this process's own command line."""
+    """Reads the command line of this process."""
 
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
-        """Look the variables up."""
+        """Return the values of the variables.
+
+        Raises:
+            AnsibleLookupError: the command line cannot be interpreted.
+        """
         self.set_options(var_options=variables, direct=kwargs)
         words = command_line_words()
         try:
@@ -53,7 +57,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]
 
 
 def command_line_words() -> list[str]:
-    """Return the words of this process's command line; none where the system does not show them."""
+    """The words of this process's command line; empty if the system does not provide them."""
     try:
         return Path("/proc/self/cmdline").read_text(encoding="utf-8", errors="surrogateescape").split("\0")
     except OSError:

@@ -1,4 +1,4 @@
-"""Build a site's or a service's image on the builder."""
+"""The steps of building a site's or a service's image that run on the builder."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ansible_collections.hostwright.django.plugins.module_utils.image.store impo
 
 DOCUMENTATION = r"""
 module: build_image
-short_description: Build an image from a context of the control node, once for each state of its source
+short_description: Build an image from files of the control node, only if they have changed
 description:
-  - Gathers a build context on the control node, and has the machine that the task is delegated to (the builder)
-    bootstrap the base image from Debian's packages with mmdebstrap and build the image.
-  - The digest of everything that decides the image's content is kept as a label. While it is unchanged nothing is
-    built, and Docker's builder is not called at all.
-  - The image is exported once to the control node, each layer compressed once whatever images share it, and every host
-    is served from there.
+  - Collects a build context on the control node. The machine that the task is delegated to (the builder) bootstraps the
+    base image from Debian's packages with mmdebstrap and builds the image.
+  - A label of the image contains the digest of everything that determines its content. While that is unchanged, nothing
+    is built, and Docker's builder is not called.
+  - The image is exported once to the control node, which serves all hosts. A layer is compressed once, even if several
+    images share it.
   - pip's usual environment variables (C(PIP_INDEX_URL), C(PIP_CERT) and so on) and the proxy variables of the control
-    node are honoured in the build stages and leave no trace in the image.
+    node apply to the build stages and leave no trace in the image.
 options:
   name:
     description: Name of the image.
@@ -43,15 +43,15 @@ options:
     type: str
     required: true
   directories:
-    description: Directories of the control node to put into the context, by their name in it.
+    description: Directories of the control node to copy into the context, by their names there.
     type: dict
     default: {}
   texts:
-    description: Text files to put into the context, by their name in it.
+    description: Text files to write into the context, by their names there.
     type: dict
     default: {}
   pip:
-    description: Whether the context gets C(build/) with pip and the control node's settings for it.
+    description: Whether to add a directory C(build/) to the context, with pip and the control node's settings for it.
     type: bool
     default: false
   debian:
@@ -65,24 +65,24 @@ options:
     elements: str
     default: []
   build_packages:
-    description: Debian packages that only the build stages have, for example a compiler.
+    description: Additional Debian packages of the build stages, for example a compiler.
     type: list
     elements: str
     default: []
   mirror:
-    description: Debian mirror. Empty leaves it to mmdebstrap.
+    description: Debian mirror. With an empty value, mmdebstrap chooses one.
     type: str
     default: ''
   serial:
-    description: Raise it to bootstrap the base anew, with today's packages.
+    description: Raise it to bootstrap the base again, with today's packages.
     type: int
     default: 1
   base:
-    description: A registry image to start from instead of a bootstrapped base.
+    description: A registry image to use as the base instead of a bootstrapped one.
     type: str
     default: ''
   platform:
-    description: Machine (C(x86_64), C(aarch64)) the image must be for. Empty takes the builder's.
+    description: Processor (C(x86_64), C(aarch64)) that the image must be for. Empty means the builder's.
     type: str
     default: ''
   labels:
@@ -90,24 +90,24 @@ options:
     type: dict
     default: {}
   export:
-    description: Whether to export the image to the control node; not needed where only the builder runs it.
+    description: Whether to export the image to the control node; not needed if only the builder runs it.
     type: bool
     default: true
   source_digest:
-    description: Digest of the source alone, kept as a label. An image changes under its tag for other reasons too.
+    description: Digest of the source alone, stored as a label. The content of a tag may change for other reasons too.
     type: str
     default: ''
   predict:
-    description: Build and export in check mode too, so that what a host would get, and its migrations, can be told.
+    description: Build and export in check mode too, so that the push and the migrations can be predicted.
     type: bool
     default: false
   archive_directory:
-    description: Directory of the control node that keeps the exported images.
+    description: Directory of the control node for exported images.
     type: path
     required: true
 attributes:
   check_mode:
-    description: Says whether the image would be built; with O(predict) it is built, and hosts stay as they are.
+    description: Reports whether the image would be built; with O(predict) it is built, and hosts are not changed.
     support: full
 author: Hostwright contributors
 """
@@ -132,15 +132,15 @@ image:
   type: str
   returned: success
 image_id:
-  description: The builder's id of the image; empty if it would be built in check mode.
+  description: The builder's id of the image; empty if check mode predicts that it would be built.
   type: str
   returned: success
 digest:
-  description: SHA-256 of all that decides the image's content.
+  description: SHA-256 of everything that determines the image's content.
   type: str
   returned: success
 source_digest:
-  description: Digest of the source alone, as given.
+  description: The option O(source_digest).
   type: str
   returned: success
 layers:
@@ -148,7 +148,7 @@ layers:
   type: list
   returned: success
 archive:
-  description: Path on the control node of the exported image's description.
+  description: Path on the control node of the exported image's description; empty if it was not exported.
   type: str
   returned: success
 size:
@@ -156,7 +156,7 @@ size:
   type: int
   returned: success
 platform:
-  description: Machine the image runs on.
+  description: Processor that the image is for.
   type: str
   returned: success
 """
@@ -170,7 +170,7 @@ BUILDER_LINE = re.compile(
 
 
 def query(engine: Engine, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Whether the builder has the image from that very source, and the base images to build it."""
+    """Report whether the builder has the image with that digest, and the base images to build it."""
     image = engine.image(parameters["reference"])
     found = image.labels.get(DIGEST_LABEL, "") if image else ""
     bases = [base for base in bases_of(parameters).values() if isinstance(base, Base)]
@@ -187,7 +187,7 @@ def query(engine: Engine, parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def bases_of(parameters: dict[str, Any]) -> dict[str, Base | str]:
-    """The two base images, each a named one or one to bootstrap."""
+    """The base images by build argument: both the named one, or two to bootstrap."""
     if parameters["base"]:
         return {"BASE": parameters["base"], "BUILD_BASE": parameters["base"]}
 
@@ -202,7 +202,7 @@ def build(parameters: dict[str, Any]) -> None:
     """Run Docker's builder on the context.
 
     Raises:
-        EngineError: the build failed; the message ends with the end of what it printed.
+        EngineError: the build failed; the message contains the last lines of its output.
     """
     with tempfile.TemporaryDirectory(prefix="hostwright-build-") as directory:
         shutil.unpack_archive(parameters["context"], directory, "tar")
@@ -221,12 +221,12 @@ def build(parameters: dict[str, Any]) -> None:
             stdin=subprocess.DEVNULL,
         )
         if done.returncode != 0:
-            tail = "\n".join(said(done.stdout.decode(errors="replace"))[-20:])
-            raise EngineError(f"{parameters['reference']} was not built; the end of what the build printed:\n{tail}")
+            tail = "\n".join(command_output(done.stdout.decode(errors="replace"))[-20:])
+            raise EngineError(f"the build of {parameters['reference']} failed; its last lines of output:\n{tail}")
 
 
 def label(parameters: dict[str, Any]) -> str:
-    """The instruction that labels the image: one for all labels, as each is a step of 55 ms to the classic builder."""
+    """One LABEL instruction for all labels: the classic builder needs 55 ms for each instruction."""
     labels = {"hostwright": "image", DIGEST_LABEL: parameters["digest"], **parameters["labels"]}
     if parameters["source_digest"]:
         labels[SOURCE_LABEL] = parameters["source_digest"]
@@ -234,26 +234,30 @@ def label(parameters: dict[str, Any]) -> str:
 
 
 def _quoted(value: str) -> str:
-    """A word of a Dockerfile, in which nothing is special; it has no way to say a line break."""
+    """Quote a value for a Dockerfile.
+
+    Raises:
+        EngineError: the value contains a line break, which a Dockerfile cannot express.
+    """
     if "\n" in value:
-        raise EngineError(f"an image's label cannot hold a line break: {value!r}")
+        raise EngineError(f"an image's label cannot contain a line break: {value!r}")
     return '"' + re.sub(r'([\\"$])', r"\\\1", value) + '"'
 
 
-def said(output: str) -> list[str]:
-    """What the commands of a build printed: its output without colours and without the builder's own lines."""
+def command_output(output: str) -> list[str]:
+    """Output of a build's commands, without colours and without the builder's own lines."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in output.splitlines()]
     return [line for line in lines if line and not BUILDER_LINE.match(line)]
 
 
-def keep(engine: Engine, store: ImageStore, image: dict[str, Any]) -> None:
-    """Bring the image into the store on this machine, unless it is there."""
+def ensure_exported(engine: Engine, store: ImageStore, image: dict[str, Any]) -> None:
+    """Export a built image into the store on this machine, unless it is there."""
     if image["present"] and not store.has_image(store.description(image["reference"], image["image_id"])):
         store.export(engine, image["reference"])
 
 
 def pack(engine: Engine, parameters: dict[str, Any]) -> None:
-    """Pack what the store on the control node lacks of the image, for a login user to fetch."""
+    """Pack the layers of the image that the control node's store lacks, for the login user to fetch."""
     packed = Path(parameters["archive"])
     with tempfile.TemporaryDirectory(prefix="hostwright-export-") as directory:
         ImageStore(Path(directory)).export(engine, parameters["reference"], parameters["known"])
@@ -264,7 +268,7 @@ def pack(engine: Engine, parameters: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Entry point of the module; the phases are chosen by the action plugin of the same name."""
+    """Entry point of the module; the action plugin of the same name chooses the phase."""
     module = AnsibleModule(
         argument_spec={
             "phase": {"type": "str", "required": True, "choices": ["query", "bootstrap", "build", "export"]},
@@ -292,8 +296,8 @@ def main() -> None:
         machine = platform.machine()
         if parameters["platform"] and parameters["platform"] != machine:
             module.fail_json(
-                msg=f"the image must be for {parameters['platform']}, but the builder is {machine}: name a builder of "
-                "that kind with image_builder"
+                msg=f"the image must be for {parameters['platform']}, but the builder is {machine}: set image_builder "
+                "to a builder with that processor"
             )
         if parameters["phase"] == "bootstrap":
             for base in bases_of(parameters).values():
@@ -305,7 +309,7 @@ def main() -> None:
             pack(engine, parameters)
         image = query(engine, parameters)
         if parameters["store"]:
-            keep(engine, ImageStore(Path(parameters["store"])), image)
+            ensure_exported(engine, ImageStore(Path(parameters["store"])), image)
         module.exit_json(changed=False, **image)
     except (EngineError, BootstrapError, StoreError, OSError) as error:
         module.fail_json(msg=str(error))

@@ -6,23 +6,24 @@ DOCUMENTATION = r"""
 module: project
 short_description: Read a Django project on the control node
 description:
-  - Checks that a directory of the control node holds a Django project that can be built and finds out its version,
+  - Checks that a directory of the control node contains a Django project that can be built, and detects its version,
     settings module, WSGI callable and requirements. Changes nothing.
 options:
   source:
-    description: Directory that holds C(manage.py).
+    description: Directory that contains C(manage.py).
     type: path
     required: true
   version:
-    description: The image's tag. Empty takes the first line of the file C(VERSION) in O(source).
+    description: The image's tag. Empty means the first line of the file C(VERSION) in O(source).
     type: str
     default: ''
   settings:
-    description: Dotted name of the settings module. Empty takes the one that C(manage.py) names.
+    description: Dotted name of the settings module. Empty means the default in C(manage.py).
     type: str
     default: ''
   wsgi:
-    description: Dotted name of the WSGI callable. Empty takes C(wsgi.application) of the settings' top package.
+    description: Dotted name of the WSGI callable. Empty means C(WSGI_APPLICATION) of the settings, or C(application) in
+      the nearest module C(wsgi).
     type: str
     default: ''
   requirements:
@@ -61,7 +62,7 @@ wsgi:
   type: str
   returned: success
 requirements:
-  description: One flat requirements file.
+  description: Text of one flat requirements file.
   type: str
   returned: success
 digest:
@@ -69,7 +70,7 @@ digest:
   type: str
   returned: success
 revision:
-  description: Git commit of the source, with C(-dirty) where files differ from it; empty outside Git.
+  description: Git commit of the source, with C(-dirty) if files differ from it; empty outside Git.
   type: str
   returned: success
 """

@@ -1,4 +1,4 @@
-"""Images: read a project, build the base, keep the layers, send the missing ones.
+"""Images: read a project, build the base image, store the layers, send the missing ones to hosts.
 
-Runs on the control node, where images are built; only ``receiver`` runs on the host.
+Runs on the control node and the builder; only ``receiver`` runs on the host.
 """

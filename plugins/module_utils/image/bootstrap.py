@@ -1,7 +1,7 @@
-"""Base images made of Debian's own packages: one layer for Debian, one for the packages on top of it.
+"""Base images built from Debian's own packages: one layer for Debian, one for the additional packages.
 
-mmdebstrap makes root file systems; the second one's difference from the first is the second layer, so that images
-with different packages share the Debian layer byte for byte.
+mmdebstrap creates the root file systems. The second layer is the difference between the two, so that images with
+different packages share the Debian layer byte for byte.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ..host.engine import Engine
 SUITES = {"12": "bookworm", "13": "trixie"}
 LEFT_OUT = ("./dev/", "./var/log/", "./var/cache/", "./usr/share/locale/", "./usr/share/man/", "./usr/share/info/")
 DOCUMENTATION = "./usr/share/doc/"
-RECIPE = 1  # raise it when what this module puts into a layer changes: every base is then made anew
+RECIPE = 1  # raise it when this module changes the content of a layer: every base is then built again
 
 
 class BootstrapError(Exception):
-    """A base image that could not be made; the message says what to do."""
+    """A base image that could not be built; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """What a base image consists of.
+    """The content of a base image.
 
-    ``serial`` is a number of the user's: raising it makes the image anew from today's packages.
+    ``serial`` is a number that the user raises to rebuild the image from today's packages.
     """
 
     debian: str
@@ -43,7 +43,7 @@ class Base:
 
     @property
     def key(self) -> str:
-        """A short name of the content: the same packages of the same Debian have the same key."""
+        """Short digest of the content: the same packages of the same Debian have the same key."""
         text = "\n".join([str(RECIPE), self.debian, str(self.serial), platform.machine(), *sorted(set(self.packages))])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -54,11 +54,11 @@ class Base:
 
 
 def ensure_base(engine: Engine, base: Base) -> bool:
-    """Make the base image unless the Engine has it; tell whether it was made.
+    """Build the base image unless the Engine has it; return whether it was built.
 
     Raises:
         BootstrapError: mmdebstrap is missing or failed.
-        EngineError: the Engine refused the result.
+        EngineError: the Engine could not build the image.
     """
     if engine.image(base.tag):
         return False
@@ -101,9 +101,7 @@ def _mmdebstrap(base: Base, target: Path) -> None:
             command, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C.UTF-8"}, stdin=subprocess.DEVNULL
         )
     except FileNotFoundError as error:
-        raise BootstrapError(
-            "mmdebstrap is not installed on the machine that builds: apt-get install mmdebstrap"
-        ) from error
+        raise BootstrapError("mmdebstrap is not installed on the builder: apt-get install mmdebstrap") from error
     if done.returncode != 0:
         tail = "\n".join(done.stderr.decode(errors="replace").strip().splitlines()[-8:])
         raise BootstrapError(f"mmdebstrap could not bootstrap Debian {base.debian} with {base.packages}:\n{tail}")
@@ -122,7 +120,7 @@ Entry = tuple[bytes, int, int, int, str, str]
 
 
 def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
-    """What makes two archive members the same file: all but its times."""
+    """The properties in which two equal files agree: all except the times."""
     kind = tarfile.REGTYPE if member.islnk() or member.isreg() else member.type
     digest = ""
     if kind == tarfile.REGTYPE:
@@ -133,7 +131,7 @@ def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
 
 
 def _name(member: tarfile.TarInfo) -> str:
-    """A member's path in the one form that both mmdebstrap and the Engine's export are brought to."""
+    """A member's path, normalized: mmdebstrap and the Engine's export write it differently."""
     path = member.name.removeprefix("./").strip("/")
     return "." if path in ("", ".") else f"./{path}"
 
@@ -148,11 +146,11 @@ def layer_difference(lower: IO[bytes] | None, upper: IO[bytes], layer: IO[bytes]
     """Write the layer that turns one root file system into another.
 
     Args:
-        lower: seekable tar archive of the file system below, or None for an empty one.
+        lower: seekable tar archive of the lower file system, or None for an empty one.
         upper: seekable tar archive of the wanted file system.
-        layer: receives a tar archive with every file of ``upper`` that ``lower`` lacks or has otherwise (times do
-            not count). Documentation, translations, logs and caches are left out. What ``upper`` lacks stays: packages
-            are only ever added.
+        layer: receives a tar archive of the files of ``upper`` that are missing in ``lower`` or differ there (times do
+            not count). Documentation, translations, logs and caches are left out. Files that only ``lower`` has are
+            not removed, because packages are only added.
 
     Returns:
         The number of members written.
@@ -173,9 +171,9 @@ def layer_difference(lower: IO[bytes] | None, upper: IO[bytes], layer: IO[bytes]
             content = archive.extractfile(member) if member.isreg() or member.islnk() else None
             shipped = copy.copy(member)
             shipped.name = name
-            # These headers of the old member would have priority over what is set here.
+            # These headers of the old member would take precedence over the values set here.
             shipped.pax_headers = {k: v for k, v in member.pax_headers.items() if k not in ("path", "linkpath", "size")}
-            if content is not None and member.islnk():  # its target may lie in another layer: ship a file of its own
+            if content is not None and member.islnk():  # its target may be in another layer: write a regular file
                 shipped.type, shipped.linkname = tarfile.REGTYPE, ""
                 shipped.size = content.seek(0, os.SEEK_END)
                 content.seek(0)

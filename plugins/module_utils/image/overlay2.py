@@ -1,8 +1,8 @@
-"""Layers as Docker's classic store keeps them, for whoever may read its data root.
+"""Read layers directly from Docker's classic image store, for users who may read its data root.
 
-``docker save`` reassembles all layers of an image on the disk and then sends them, even if one of 2 kB is wanted: 1.5 s
-for 180 MB. Root can do the same for the one layer: the store keeps a layer's files unpacked, and beside them what else
-its archive had (https://github.com/vbatts/tar-split). None of it is trusted: a layer is what its digest says.
+``docker save`` reassembles all layers of an image on disk and then sends them, even if a single layer of 2 kB is
+wanted: 1.5 s for 180 MB. Root can reassemble a single layer: the store contains the layer's unpacked files, and the
+other bytes of its archive (https://github.com/vbatts/tar-split). Callers must verify the digest of each layer.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 BLOCK = 1 << 20
-FILE = 1  # an entry of a layer's description: a file's content; any other is bytes between those
+FILE = 1  # type of an entry that stands for a file's content; other entries contain the bytes between files
 
 
 class UnreadableError(Exception):
-    """The store is another one, is kept elsewhere or otherwise, or may not be read: ``docker save`` has to do it."""
+    """The data root has another store, another path or another format, or is not readable: use ``docker save``."""
 
 
 class DataRoot:
-    """The classic store with the driver overlay2 below Docker's data root."""
+    """The classic image store with the driver overlay2, below Docker's data root."""
 
     def __init__(self, root: Path) -> None:
         self.files = root / "overlay2"
@@ -35,7 +35,7 @@ class DataRoot:
         """An image's configuration.
 
         Raises:
-            UnreadableError: it is not there.
+            UnreadableError: the configuration cannot be read.
         """
         try:
             content = (self.metadata / "imagedb" / "content" / image_id.replace(":", "/")).read_bytes()
@@ -49,10 +49,10 @@ class DataRoot:
         """Yield the archive of a layer.
 
         Args:
-            digests: of the layers (hex), bottom up, to the one that is wanted.
+            digests: digests (hex) of the layers from the bottom up to the wanted one.
 
         Raises:
-            UnreadableError: it is not there.
+            UnreadableError: the layer cannot be read.
         """
         chain = digests[0]
         for digest in digests[1:]:
@@ -71,7 +71,7 @@ class DataRoot:
 
 
 def _name(entry: dict[str, Any]) -> str:
-    """A file's name; one that is not UTF-8 is there as bytes."""
+    """A file's name; a name that is not UTF-8 is stored as bytes."""
     return os.fsdecode(base64.b64decode(entry["name_raw"])) if "name_raw" in entry else str(entry["name"])
 
 

@@ -1,4 +1,4 @@
-"""A Django project as its directory shows it: what to build, under which version, and whether it can be deployed."""
+"""Read a Django project from its directory: its version, modules and requirements, and whether it can be deployed."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # what an ima
 
 
 class ProjectError(Exception):
-    """A directory that cannot be deployed as a Django site; the message says what, where and what to do."""
+    """A directory that cannot be deployed as a Django site; the message says what is wrong, where, and what to do."""
 
 
 @dataclass(frozen=True)
 class Project:
     """A Django project ready to be built.
 
-    ``requirements`` is one flat requirements file; ``revision`` is the commit the source stands at (with ``-dirty``
-    where files differ from it), empty outside a Git checkout; ``digest`` identifies source and requirements.
+    ``requirements`` is the text of one flat requirements file; ``revision`` is the Git commit of the source (with
+    ``-dirty`` if files differ from it), empty outside a Git checkout; ``digest`` identifies source and requirements.
     """
 
     source: Path
@@ -43,26 +43,26 @@ class Project:
 
 
 def read_project(source: Path, version: str, settings: str, wsgi: str, requirements: str) -> Project:
-    """Read a Django project from its directory; empty arguments are found out.
+    """Read a Django project from its directory; empty arguments are detected.
 
     Args:
-        source: the directory that holds ``manage.py``.
+        source: the directory that contains ``manage.py``.
         version: the image's tag; empty: the first line of the file ``VERSION``.
-        settings: dotted settings module; empty: what ``manage.py`` names.
+        settings: dotted settings module; empty: the default in ``manage.py``.
         wsgi: dotted path of the WSGI callable; empty: ``WSGI_APPLICATION`` of the settings, or the module ``wsgi``
-            beside them.
+            nearest to them.
         requirements: requirements file or ``pyproject.toml``, relative to ``source``.
 
     Raises:
-        ProjectError: something of it is missing or unreadable.
+        ProjectError: a part of the project is missing or unreadable.
     """
     if not source.is_dir():
-        raise ProjectError(f"site_source: no directory {source}; name the directory that holds the project's manage.py")
+        raise ProjectError(f"site_source: no directory {source}; set it to the directory of the project's manage.py")
     manage = source / "manage.py"
     if not manage.is_file():
         others = sorted(str(path.parent) for path in source.glob("*/manage.py"))
         hint = f"; did you mean {others[0]}?" if others else ""
-        raise ProjectError(f"site_source: {source} has no manage.py, so it is no Django project{hint}")
+        raise ProjectError(f"site_source: {source} has no manage.py, so it is not a Django project{hint}")
     settings = settings or _settings_of(manage)
     _check_module(source, settings, "site_settings")
     wsgi = wsgi or _wsgi_of(source, settings)
@@ -80,7 +80,7 @@ def read_project(source: Path, version: str, settings: str, wsgi: str, requireme
 
 
 def _settings_of(manage: Path) -> str:
-    """The settings module that manage.py names as its default."""
+    """The settings module that manage.py sets as its default."""
     for node in ast.walk(_parsed(manage)):
         if isinstance(node, ast.Call) and [getattr(arg, "value", None) for arg in node.args[:1]] == [
             "DJANGO_SETTINGS_MODULE"
@@ -94,7 +94,7 @@ def _settings_of(manage: Path) -> str:
 
 
 def _wsgi_of(source: Path, settings: str) -> str:
-    """The WSGI callable: as the settings name it, else in the module ``wsgi`` nearest to them."""
+    """The WSGI callable: the one that the settings name, else that of the nearest module ``wsgi``."""
     path = source.joinpath(*settings.split(".")).with_suffix(".py")
     for node in ast.walk(_parsed(path)) if path.is_file() else ():
         if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == [
@@ -123,14 +123,14 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ProjectError(f"{path} is not UTF-8 text: save it as such") from error
+        raise ProjectError(f"{path} is not UTF-8 text: convert it to UTF-8") from error
 
 
 def _check_module(source: Path, module: str, variable: str) -> None:
     names = module.split(".")
     path = source.joinpath(*names)
     if not all(name.isidentifier() for name in names) or not (path.is_dir() or path.with_suffix(".py").is_file()):
-        raise ProjectError(f"{variable}: there is no module {module or '(empty)'} in {source}; name one that is there")
+        raise ProjectError(f"{variable}: there is no module {module or '(empty)'} in {source}; name an existing one")
 
 
 def _version_file(source: Path) -> str:
@@ -150,18 +150,19 @@ def _checked_version(version: str) -> str:
 
 
 def read_requirements(path: Path) -> str:
-    """One flat requirements file out of a requirements file (with what it includes) or a ``pyproject.toml``.
+    """Read a requirements file (with the files that it includes) or a ``pyproject.toml`` into one flat text.
 
     Raises:
-        ProjectError: the file or one that it includes is missing or names nothing.
+        ProjectError: the file or an included file is missing, or there are no requirements.
     """
     if not path.is_file():
         raise ProjectError(
-            f"site_requirements: no file {path}; name a requirements file or pyproject.toml, relative to site_source"
+            f"site_requirements: no file {path}; set it to a requirements file or pyproject.toml, relative to "
+            "site_source"
         )
     lines = _pyproject_dependencies(path) if path.suffix == ".toml" else list(_requirement_lines(path, ()))
     if not lines:
-        raise ProjectError(f"site_requirements: {path} names nothing to install, not even Django: add it")
+        raise ProjectError(f"site_requirements: {path} lists no packages, not even Django: add them")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -179,7 +180,7 @@ def _pyproject_dependencies(path: Path) -> list[str]:
 
 
 def _requirement_lines(path: Path, including: tuple[Path, ...]) -> Iterator[str]:
-    for line in _text(path).replace("\\\n", "\0").splitlines():  # a continued line stays one
+    for line in _text(path).replace("\\\n", "\0").splitlines():  # keep a continued line together
         text = re.sub(r"(^|\s)#.*", "", line).strip("\0 \t")
         included = re.fullmatch(r"(?:-r|--requirement)[ =]?\s*(\S+)", text)
         if included:
@@ -191,15 +192,15 @@ def _requirement_lines(path: Path, including: tuple[Path, ...]) -> Iterator[str]
             yield from _requirement_lines(target, (*including, path.resolve()))
         elif re.match(r"-[ce]|--(constraint|editable)\b|\.{0,2}/|\.$", text):
             raise ProjectError(
-                f"site_requirements: {path} has '{text}', but the build sees the requirements only, no other files: "
-                "name packages and versions, as 'pip freeze' prints them"
+                f"site_requirements: {path} has '{text}', but the build has the requirements only, no other files: "
+                "list packages and versions, as 'pip freeze' prints them"
             )
         elif text:
             yield from (part.strip() for part in text.replace("\0", "\\\n").splitlines())
 
 
 def _revision(source: Path) -> str:
-    """The Git commit of the source, with ``-dirty`` where its files differ from it; empty without Git."""
+    """The Git commit of the source, with ``-dirty`` if its files differ from it; empty without Git."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -217,9 +218,9 @@ def _revision(source: Path) -> str:
 
 
 def context_files(root: Path, ignored: Sequence[str] = IGNORED) -> list[Path]:
-    """The files and links below a directory that belong into an image, sorted, relative to it.
+    """The files and links below a directory that belong in an image, sorted, relative to the directory.
 
-    ``ignored`` are shell patterns for names; a ``.dockerignore`` in the directory takes out more, as Docker reads it.
+    ``ignored`` are shell patterns for names; a ``.dockerignore`` in the directory excludes more, by Docker's rules.
     """
     rules = _dockerignore(root)
     found: list[Path] = []
@@ -228,11 +229,11 @@ def context_files(root: Path, ignored: Sequence[str] = IGNORED) -> list[Path]:
         wanted = [name for name in (*names, *files) if not any(fnmatch.fnmatch(name, pattern) for pattern in ignored)]
         names[:] = sorted(name for name in wanted if name in names and not (root / here / name).is_symlink())
         found += [here / name for name in wanted if name not in names]
-    return sorted(path for path in found if _is_content(root / path) and not _taken_out(path, rules))
+    return sorted(path for path in found if _is_content(root / path) and not _is_excluded(path, rules))
 
 
 def _is_content(path: Path) -> bool:
-    """Whether it has a content to copy: sockets and pipes have none."""
+    """Whether the path has content to copy; sockets and pipes have none."""
     return path.is_symlink() or path.is_file()
 
 
@@ -240,7 +241,7 @@ Rules = list[tuple[bool, re.Pattern[str]]]
 
 
 def _dockerignore(root: Path) -> Rules:
-    """Docker's rules in their order: whether the paths that match are taken out or, with ``!``, put back."""
+    """The rules of ``.dockerignore`` in order: whether a matching path is excluded (with ``!``: included), pattern."""
     path = root / ".dockerignore"
     lines = [line.strip() for line in _text(path).splitlines()] if path.is_file() else []
     rules: Rules = []
@@ -252,24 +253,24 @@ def _dockerignore(root: Path) -> Rules:
 
 
 def _expression(pattern: str) -> str:
-    """A pattern of a .dockerignore as a regular expression for a path from the root."""
+    """Convert a pattern of a .dockerignore to a regular expression for a path relative to the root."""
     parts = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     found = re.findall(r"\*\*/|\*\*|\*|\?|\[[^]]+\]|.", pattern)
     return "".join(parts.get(part, part if part[0] == "[" and len(part) > 1 else re.escape(part)) for part in found)
 
 
-def _taken_out(path: Path, rules: Rules) -> bool:
-    """Whether the last rule that matches the path, or a directory that it is in, takes it out."""
-    places = [place.as_posix() for place in (path, *path.parents)]
-    taken = False
-    for takes, pattern in rules:
-        if any(pattern.fullmatch(place) for place in places):
-            taken = takes
-    return taken
+def _is_excluded(path: Path, rules: Rules) -> bool:
+    """Whether the last rule that matches the path, or a directory above it, excludes it."""
+    candidates = [candidate.as_posix() for candidate in (path, *path.parents)]
+    excluded = False
+    for excludes, pattern in rules:
+        if any(map(pattern.fullmatch, candidates)):
+            excluded = excludes
+    return excluded
 
 
 def digest_of(root: Path, files: Sequence[Path]) -> str:
-    """SHA-256 over names, contents, link targets and executable bits of files; times and owners do not count."""
+    """SHA-256 of the files' names, contents, link targets and executable bits; times and owners do not count."""
     total = hashlib.sha256()
     for path in files:
         full = root / path

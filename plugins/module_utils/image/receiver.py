@@ -1,7 +1,7 @@
-"""The part of a push that runs on the host: what is there, take pieces of layers, load them.
+"""The part of a push that runs on the host: report the present layers, receive pieces of the others, load them.
 
 It is sent as source with every request (docs/architecture.md, "How an image is pushed"), because a module's archive
-alone would be a hundred times as long as what a code change alters. So it imports nothing but the standard library.
+alone would be a hundred times as large as the data of a code change. It imports the standard library only.
 """
 
 from __future__ import annotations
@@ -39,44 +39,44 @@ LARGEST_PIECE = 16 << 20  # uncompressed
 
 
 class HostError(Exception):
-    """Why the host cannot take the image, for the person who deploys."""
+    """The host cannot receive the image; the message is for the person who deploys."""
 
 
 class LoadError(Exception):
-    """What the Engine did not do with an archive; another one may still succeed."""
+    """The Engine did not load an archive; another archive may still succeed."""
 
 
 class DamageError(Exception):
-    """Bytes that are not what was compressed."""
+    """The content of a piece or a layer is damaged."""
 
 
 def zstd() -> ctypes.CDLL:
-    """The library that dpkg and systemd need too: it is on every host.
+    """Load the library libzstd, which every Debian and Ubuntu host has, because dpkg and systemd need it.
 
     Raises:
-        HostError: it is not.
+        HostError: the library is missing.
     """
     try:
         library = ctypes.CDLL("libzstd.so.1")
     except OSError as error:
-        raise HostError("no libzstd.so.1 on the host: install it (package libzstd1)") from error
+        raise HostError("libzstd.so.1 is missing on the host: install it (package libzstd1)") from error
     library.ZSTD_getFrameContentSize.restype = ctypes.c_ulonglong
     library.ZSTD_decompress.restype = ctypes.c_size_t
     return library
 
 
-def unpacked(packed: bytes) -> bytes:
-    """What was compressed, with its size, as one frame of zstd.
+def decompress(piece: bytes) -> bytes:
+    """Decompress one zstd frame whose header contains the size of the content.
 
     Raises:
-        DamageError: that is not what these bytes are.
+        DamageError: the bytes are not such a frame.
     """
-    library, length = zstd(), ctypes.c_size_t(len(packed))
-    size = library.ZSTD_getFrameContentSize(packed, length)
-    if size > LARGEST_PIECE:  # the two greatest numbers say that it is unknown
+    library, length = zstd(), ctypes.c_size_t(len(piece))
+    size = library.ZSTD_getFrameContentSize(piece, length)
+    if size > LARGEST_PIECE:  # the two greatest numbers mean that the size is unknown
         raise DamageError
     content = ctypes.create_string_buffer(size + 1)
-    if library.ZSTD_decompress(content, ctypes.c_size_t(size), packed, length) != size:
+    if library.ZSTD_decompress(content, ctypes.c_size_t(size), piece, length) != size:
         raise DamageError
     return content.raw[:size]
 
@@ -85,7 +85,7 @@ def docker(*arguments: str, limit: float = ASK_SECONDS) -> subprocess.CompletedP
     """Run one docker command, whatever its exit status.
 
     Raises:
-        HostError: there is no such program, or it does not end within ``limit`` seconds.
+        HostError: the program is missing, or does not end within ``limit`` seconds.
     """
     try:
         return subprocess.run(
@@ -96,15 +96,15 @@ def docker(*arguments: str, limit: float = ASK_SECONDS) -> subprocess.CompletedP
     except subprocess.TimeoutExpired as error:
         raise HostError(
             f"the Docker Engine of the host does not answer: 'docker {' '.join(arguments[:2])}' did not end within "
-            f"{limit:.0f} s; look at 'systemctl status docker' there"
+            f"{limit:.0f} s; see 'systemctl status docker' there"
         ) from error
 
 
 def inspect(reference: str) -> dict[str, Any] | None:
-    """The image behind a reference, or None where there is none.
+    """The image with that reference, or None if it does not exist.
 
     Raises:
-        HostError: the Engine does not say.
+        HostError: the Engine does not answer.
     """
     done = docker("image", "inspect", reference)
     if done.returncode == 0:
@@ -116,20 +116,20 @@ def inspect(reference: str) -> dict[str, Any] | None:
 
 
 def layers_of(image: dict[str, Any] | None) -> list[str]:
-    """Diff ids of an image's layers, without the algorithm."""
+    """Diff ids of an image's layers, without the prefix ``sha256:``."""
     found = (image or {}).get("RootFS", {}).get("Layers") or []
     return [layer.removeprefix("sha256:") for layer in found]
 
 
 def is_present(request: dict[str, Any]) -> bool:
-    """Whether the reference names the wanted layers, made of the wanted source."""
+    """Whether the reference names an image with the wanted layers and the wanted digest of its source."""
     image = inspect(request["image"])
     labels = (image or {}).get("Config", {}).get("Labels") or {}
     return image is not None and layers_of(image) == request["layers"] and labels.get(DIGEST_LABEL) == request["digest"]
 
 
 class Engine:
-    """What matters here of the host's Engine: its store, what that has, where it lies."""
+    """The host's Engine: its image store, the layers in it, and its directories."""
 
     def __init__(self) -> None:
         done = docker("info", "--format", "{{json .}}")
@@ -143,11 +143,11 @@ class Engine:
         self.blobs = [root / BLOBS for root in roots if (root / BLOBS).is_dir()]
 
     def has(self, layers: Sequence[str]) -> list[str]:
-        """Which of the layers an archive may leave out.
+        """The layers that an archive may omit.
 
-        The classic store has a layer only above the same layers: the longest common beginning with any image. In
-        containerd's a layer counts that lies there uncompressed: of a pulled image it has compressed ones only, and an
-        image that shares those would be incomplete (it runs, but cannot be saved).
+        The classic store identifies a layer by itself and the layers below it, so these are the longest common
+        beginning with any image. In containerd's store these are the layers that it has uncompressed: of a pulled image
+        it has compressed layers only, and an image that shared them would be incomplete (it runs, but cannot be saved).
         """
         if self.containerd:
             return [layer for layer in layers if any((blobs / layer).exists() for blobs in self.blobs)]
@@ -155,7 +155,7 @@ class Engine:
         if not ids:
             return []
         length = 0
-        # An image that is removed meanwhile is an error of the command; the others are shown.
+        # If an image was removed meanwhile, the command fails but still prints the others.
         for line in docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", *ids).stdout.splitlines():
             found = [layer.removeprefix("sha256:") for layer in json.loads(line) or []]
             common = next((n for n, pair in enumerate(zip(found, layers)) if pair[0] != pair[1]), None)  # noqa: B905
@@ -163,7 +163,7 @@ class Engine:
         return list(layers[:length])
 
     def room(self) -> list[dict[str, Any]]:
-        """Where the push needs room: path, file system, free bytes; where the layers end up first, the spool last."""
+        """Path, device and free bytes of the directories that the push fills: the image store, then the spool."""
         places = [*self.blobs[:1], self.root] if self.containerd else [self.root]
         spool = next(path for path in (SPOOL, *SPOOL.parents) if path.exists())
         return [
@@ -173,7 +173,7 @@ class Engine:
 
 
 def refusal(records: Path, reference: str, digest: str) -> str:
-    """Why the host may not take an image under that name; empty if it may.
+    """The reason why the host must refuse an image with that name; empty if it accepts the image.
 
     Raises:
         HostError: a release record is unreadable.
@@ -183,7 +183,7 @@ def refusal(records: Path, reference: str, digest: str) -> str:
         try:
             status = path.lstat()
             if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
-                continue  # the site may write there; a record is root's, and nobody else can replace it
+                continue  # not a record: the site may write to this directory, but a record belongs to root
             record = json.loads(path.read_text())
             image, known, release = record["image"], record["source_digest"], int(record["release"])
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -192,24 +192,24 @@ def refusal(records: Path, reference: str, digest: str) -> str:
             deployed[known] = max(deployed.get(known, 0), release)
     for known, release in deployed.items():
         return (
-            f"{reference} is deployed here already (release {release}, source {known[:12]}) and the source to "
-            f"deploy now is another one ({digest[:12]}): a version is immutable. Raise the number in VERSION, or "
-            "give another one with -e site_version=…"
+            f"{reference} is deployed here already (release {release}, source {known[:12]}), and the source to "
+            f"deploy now is different ({digest[:12]}): a version is immutable. Raise the number in VERSION, or "
+            "set another one with -e site_version=…"
         )
     return ""
 
 
 def query(request: dict[str, Any]) -> dict[str, Any]:
-    """Whether the image is there; if not, what is, and how much room.
+    """Report whether the host has the image; if not, which layers and pieces it has, and its free disk space.
 
     Raises:
-        HostError: the host may not or cannot take the image.
+        HostError: the host must refuse the image, or cannot receive it.
     """
     machine = platform.machine()
     if request["platform"] not in ("", machine):
         raise HostError(
-            f"{request['image']} is for {request['platform']}, this host is {machine}: name a builder of that kind "
-            "with image_builder"
+            f"{request['image']} is for {request['platform']}, this host is {machine}: set image_builder to a builder "
+            "with the host's processor"
         )
     if request["records"]:
         reason = refusal(Path(request["records"]), request["image"], request["source_digest"])
@@ -223,7 +223,7 @@ def query(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def state(request: dict[str, Any]) -> dict[str, Any]:
-    """What the host has of the image."""
+    """The layers and pieces of the image that the host has, and its free disk space."""
     engine = Engine()
     zstd()
     return {
@@ -235,14 +235,15 @@ def state(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def take(pieces: Sequence[Sequence[Any]], stream: IO[bytes]) -> None:
-    """Put pieces that arrive one after the other into the spool, each under its name once it is whole and undamaged.
+    """Receive pieces into the spool; each gets its name there only if it is complete and undamaged.
 
     Args:
-        pieces: name (the SHA-256 of the content, and ``.zst``) and length in bytes of each.
-        stream: their contents.
+        pieces: name (the SHA-256 of the content with ``.zst``) and length in bytes of each piece.
+        stream: the contents of the pieces, one after the other.
 
     Raises:
-        HostError: the connection was cut, or the host cannot write them.
+        HostError: the connection was cut.
+        OSError: a piece cannot be written.
     """
     SPOOL.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, length in pieces:
@@ -260,10 +261,10 @@ def take(pieces: Sequence[Sequence[Any]], stream: IO[bytes]) -> None:
 
 
 def blocks(stream: IO[bytes], length: int) -> Iterator[bytes]:
-    """Yield so many bytes of a stream in blocks.
+    """Yield ``length`` bytes of a stream in blocks.
 
     Raises:
-        HostError: it ended before.
+        HostError: the stream ended earlier.
     """
     while length:
         signal.alarm(IDLE_SECONDS)
@@ -276,7 +277,7 @@ def blocks(stream: IO[bytes], length: int) -> Iterator[bytes]:
 
 
 def sweep() -> None:
-    """Drop what lies in the spool for more than a day."""
+    """Remove files from the spool that are older than a day."""
     for path in SPOOL.glob("*"):
         with suppress(OSError):
             if path.stat().st_mtime < time.time() - KEPT_SECONDS:
@@ -284,22 +285,22 @@ def sweep() -> None:
 
 
 def contents(paths: Sequence[Path], digest: hashlib._Hash) -> Iterator[bytes]:
-    """Yield what is in a layer's pieces, and let the digest know.
+    """Yield the decompressed pieces of a layer, and update the digest with them.
 
     Raises:
-        DamageError: it is not what was compressed.
+        DamageError: a piece is damaged.
     """
     for path in paths:
-        content = unpacked(path.read_bytes())
+        content = decompress(path.read_bytes())
         digest.update(content)
         yield content
 
 
 def write_archive(out: IO[bytes], request: dict[str, Any], staging: str) -> None:
-    """Write the archive that every Engine loads, in either store, with the layers that are sent only.
+    """Write an archive of the sent layers that every Engine loads, into either image store.
 
     Raises:
-        LoadError: a layer in the spool is damaged; its pieces are gone then.
+        LoadError: a layer in the spool is damaged; its pieces were removed.
     """
     config, manifest = request["config"].encode(), request["manifest"].encode()
     config_digest, manifest_digest = (hashlib.sha256(content).hexdigest() for content in (config, manifest))
@@ -308,7 +309,7 @@ def write_archive(out: IO[bytes], request: dict[str, Any], staging: str) -> None
         member = tarfile.TarInfo(name)
         member.size, member.mode = size, 0o644
         out.write(member.tobuf(tarfile.GNU_FORMAT))
-        for block in blocks:  # not through tarfile, which would copy it in parts of 10 kB
+        for block in blocks:  # without tarfile, which would copy it in parts of 10 kB
             out.write(block)
             size -= len(block)
         if size:
@@ -350,14 +351,14 @@ def write_archive(out: IO[bytes], request: dict[str, Any], staging: str) -> None
 
 
 def load(request: dict[str, Any]) -> dict[str, Any]:
-    """Load what lies in the spool so that on any failure the image's name is as it was.
+    """Load the image from the spool; on any failure the image's tag is as before.
 
     Returns:
-        ``loaded``; if not, ``failed`` with the reason or ``missing`` (a piece is), and the state anew.
+        ``loaded``; if that is false, also ``failed`` (the reason), ``missing`` (whether pieces are), and the new state.
     """
     with locked():
         wanted = [SPOOL / name for sent in request["sent"].values() for name, _ in sent["pieces"]]
-        if is_present(request):  # somebody else was faster
+        if is_present(request):  # another push was faster
             return {"loaded": True, "sent": False}
         if not all(path.exists() for path in wanted):
             return {"loaded": False, "missing": True, **state(request)}
@@ -379,7 +380,7 @@ def load(request: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def locked() -> Iterator[None]:
-    """One load at a time on a host; who comes next clears up after one that was killed."""
+    """Lock the spool, so that one load runs at a time on a host; clean up after a killed load."""
     SPOOL.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (SPOOL / "lock").open("w") as lock:
         os.utime(lock.fileno())
@@ -390,7 +391,7 @@ def locked() -> Iterator[None]:
 
 
 def clear(staging: str) -> None:
-    """Remove the staging tag and the container that tries it."""
+    """Remove the staging tag and the container that verifies it."""
     if staging:
         docker("image", "rm", "--force", staging)
     if docker("ps", "--all", "--quiet", "--filter", f"name=^{container_of(staging)}$").stdout:
@@ -399,7 +400,7 @@ def clear(staging: str) -> None:
 
 
 def container_of(staging: str) -> str:
-    """Name of the container that is created of the staging tag."""
+    """Name of the container that is created from the staging tag."""
     return staging.replace(":", "-")
 
 
@@ -407,7 +408,7 @@ def run_load(request: dict[str, Any], staging: str) -> None:
     """Stream the archive into ``docker load``.
 
     Raises:
-        LoadError: the Engine refuses it, by its exit status or only by what it prints.
+        LoadError: the Engine refuses it; some Engines only print an error and exit with status 0.
     """
     command = ["docker", "load", "--quiet"]
     with subprocess.Popen(
@@ -415,32 +416,32 @@ def run_load(request: dict[str, Any], staging: str) -> None:
     ) as loading:
         assert loading.stdin is not None  # noqa: S101 (it is a pipe)
         try:
-            with suppress(BrokenPipeError):  # the Engine gave up; its output says why
+            with suppress(BrokenPipeError):  # the Engine gave up; its output contains the reason
                 write_archive(loading.stdin, request, staging)
-            said = loading.communicate(timeout=LOAD_SECONDS)[0].decode(errors="replace").strip()
+            output = loading.communicate(timeout=LOAD_SECONDS)[0].decode(errors="replace").strip()
         except BaseException as error:
             loading.kill()
-            with suppress(BrokenPipeError):  # what was not written yet has no reader any more
+            with suppress(BrokenPipeError):  # buffered bytes have no reader any more
                 loading.stdin.close()
             if isinstance(error, subprocess.TimeoutExpired):
-                raise LoadError("'docker load' did not end") from error
+                raise LoadError(f"'docker load' did not end within {LOAD_SECONDS:.0f} s") from error
             raise
-    if loading.returncode != 0 or "error" in said.lower():
-        raise LoadError(f"'docker load' failed ({loading.returncode}): {said}")
+    if loading.returncode != 0 or "error" in output.lower():
+        raise LoadError(f"'docker load' failed ({loading.returncode}): {output}")
 
 
 def verify(request: dict[str, Any], staging: str) -> None:
-    """Check that the staging tag names the very image, and that a container can be made of it.
+    """Check that the staging tag names the wanted image, and that a container can be created from it.
 
     Raises:
-        LoadError: it does not.
+        LoadError: a check failed.
     """
     image = inspect(staging)
     if image is None:
-        raise LoadError("'docker load' brought no image")
+        raise LoadError("'docker load' created no image")
     ids = {f"sha256:{hashlib.sha256(request[key].encode()).hexdigest()}" for key in ("config", "manifest")}
     if image["Id"] not in ids or layers_of(image) != request["layers"]:
-        raise LoadError(f"the Engine loaded something else: {image['Id']}")
+        raise LoadError(f"the Engine loaded a different image: {image['Id']}")
     must(
         "create", "--name", container_of(staging), "--label", "hostwright=check", "--pull", "never",
         "--network", "none", staging, "/",
@@ -449,10 +450,10 @@ def verify(request: dict[str, Any], staging: str) -> None:
 
 
 def must(*arguments: str) -> None:
-    """Run a docker command.
+    """Run a docker command that must succeed.
 
     Raises:
-        LoadError: it failed.
+        LoadError: the command failed.
     """
     done = docker(*arguments)
     if done.returncode != 0:
@@ -460,13 +461,13 @@ def must(*arguments: str) -> None:
 
 
 def answer(stream: IO[bytes]) -> dict[str, Any]:
-    """Read a request and do what it says: ``query``, ``take`` (pieces that follow) or ``load`` (take, then load).
+    """Read and execute a request: ``query``, ``take`` (receive the pieces that follow) or ``load`` (take, then load).
 
     Args:
-        stream: a line with the length of the request, the request as compressed JSON, and pieces.
+        stream: a line with the length of the request, the request as compressed JSON, and the pieces.
 
     Returns:
-        The answer; ``error`` in it says why the host cannot.
+        The answer; its key ``error``, if present, is the reason of a failure.
     """
     request = json.loads(zlib.decompress(stream.read(int(stream.readline()))))
     try:
@@ -481,12 +482,12 @@ def answer(stream: IO[bytes]) -> dict[str, Any]:
         where = f" {error.filename}" if error.filename else ""
         return {"error": f"cannot push to the host: {error.strerror or error}{where}"}
     finally:
-        while stream.read(BLOCK):  # a sender that cannot send on would take the host for unreachable
+        while stream.read(BLOCK):  # read all input: otherwise Ansible would report the host as unreachable
             pass
 
 
 def stop(number: int, frame: object) -> None:  # noqa: ARG001
-    """End as at an error, so that temporary files go."""
+    """End with an error, so that temporary files are removed."""
     raise HostError(f"stopped by signal {number}")
 
 

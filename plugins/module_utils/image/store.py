@@ -1,8 +1,8 @@
-"""Exported images on the control node: every layer once, whatever images share it, compressed once for all hosts.
+"""Store of exported images on the control node: each layer is stored and compressed once, for all images and hosts.
 
-A layer is kept as pieces, each a complete zstd frame of 1 MiB of it: they are compressed in parallel, sent one by one,
-and a push that was cut goes on at the piece where it ended. The library is one that dpkg and systemd need: it is there
-where Debian is. At this level it makes less of a layer than the program zstd by default.
+A layer is stored in pieces, each a complete zstd frame of 1 MiB of the layer. Pieces are compressed in parallel and
+sent one by one, and an interrupted push continues with the next piece. Every Debian has libzstd, because dpkg and
+systemd need it. LEVEL compresses better than the default of the program zstd.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..host.engine import Engine, EngineError, Image
 from ..host.files import write_durably
 from .overlay2 import DataRoot, UnreadableError
 
-PIECE = 1 << 20
+PIECE = 1 << 20  # uncompressed bytes
 LEVEL = 5
 THREADS = min(os.cpu_count() or 1, 4)
 KEPT_IMAGES = 3
@@ -40,12 +40,12 @@ GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 class StoreError(Exception):
-    """An image that cannot be exported, or is not in the store; the message says what to do."""
+    """An image that cannot be exported or is missing in the store; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a layer as it travels: ``name`` is the SHA-256 of the compressed content and ``.zst``."""
+    """A compressed part of a layer: ``name`` is the SHA-256 of its bytes with ``.zst``, ``length`` their number."""
 
     name: str
     length: int
@@ -53,7 +53,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer in the store: ``digest`` (hex) and ``size`` are those of the uncompressed tar archive."""
+    """A layer in the store: ``digest`` (hex) and ``size`` (bytes) describe the uncompressed tar archive."""
 
     digest: str
     size: int
@@ -99,10 +99,10 @@ class ImageStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.layers = root / ".layers"  # no image can be called so
+        self.layers = root / ".layers"  # not a valid image name
 
     def description(self, reference: str, image_id: str) -> Path:
-        """Where an image is described."""
+        """Path of an image's description."""
         name, _, tag = reference.rpartition(":")
         identity = image_id.removeprefix("sha256:")[:12]
         return self.root / re.sub(r"[^A-Za-z0-9._-]", "_", name) / f"{tag}-{identity}.json"
@@ -115,7 +115,7 @@ class ImageStore:
         """A layer of the store.
 
         Raises:
-            StoreError: it is not there.
+            StoreError: the layer is missing.
         """
         try:
             data = json.loads((self.layers / f"{digest}.json").read_text())
@@ -127,7 +127,7 @@ class ImageStore:
             ) from error
 
     def pieces(self, layer: Layer, wanted: Container[Piece]) -> Iterator[bytes]:
-        """Yield the contents of those of a layer's pieces that are wanted, in their order, each once."""
+        """Yield the compressed contents of the wanted pieces of a layer, in order, each once."""
         with (self.layers / f"{layer.digest}.zst").open("rb") as content:
             seen: set[Piece] = set()
             for piece in layer.pieces:
@@ -138,10 +138,10 @@ class ImageStore:
                 seen.add(piece)
 
     def image(self, description: Path) -> ExportedImage:
-        """A described image.
+        """The image with that description.
 
         Raises:
-            StoreError: it or one of its layers is not there.
+            StoreError: the description or a layer is missing.
         """
         try:
             data = json.loads(description.read_text())
@@ -151,21 +151,21 @@ class ImageStore:
         return ExportedImage(config, tuple(self.layer(digest) for digest in digests))
 
     def has_image(self, description: Path) -> bool:
-        """Whether a described image and all its layers are there."""
+        """Whether an image's description and all its layers are in the store."""
         with contextlib.suppress(StoreError):
             return bool(self.image(description))
         return False
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """One export at a time."""
+        """Lock the store, so that one export runs at a time."""
         self.layers.mkdir(parents=True, exist_ok=True)
         with (self.layers / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def add(self, chunks: Iterable[bytes]) -> Layer:
-        """Compress a layer into the store; its digest comes out of its content.
+        """Compress a layer into the store and compute its digest.
 
         Args:
             chunks: the uncompressed tar archive in parts of ``PIECE`` bytes, the last one shorter.
@@ -188,7 +188,7 @@ class ImageStore:
         return layer
 
     def describe(self, description: Path, config: str, digests: Sequence[str]) -> None:
-        """Note that an image is complete, and drop the oldest images of its name and the layers that no image has."""
+        """Write the description of a complete image; remove the oldest images of its name, and unused layers."""
         description.parent.mkdir(parents=True, exist_ok=True)
         _replace(description, json.dumps({"config": config, "layers": list(digests)}))
         old = sorted(description.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
@@ -200,21 +200,21 @@ class ImageStore:
                 path.unlink()
 
     def export(self, engine: Engine, reference: str, known: Mapping[str, str] | None = None) -> Path:
-        """Bring an image of the Engine here into the store.
+        """Export an image of this machine's Engine into the store.
 
-        Its layers are read where the Engine keeps them, or, where that cannot be, out of one ``docker save``.
+        Missing layers are read from the Engine's data root, or, if that is not possible, from one ``docker save``.
 
         Args:
-            engine: the builder's.
+            engine: the Engine that has the image.
             reference: the image's name.
-            known: digests of layers that need not come, by what they were called in earlier archives.
+            known: digests of layers that need not be exported, by their names in earlier archives.
 
         Returns:
-            Its description.
+            Path of the image's description.
 
         Raises:
-            StoreError: what the Engine saved is not the image.
-            EngineError: there is no such image, or it cannot be saved.
+            StoreError: the saved archive does not match the image.
+            EngineError: the image does not exist or cannot be saved.
         """
         with self.locked():
             image = engine.image(reference)
@@ -223,10 +223,10 @@ class ImageStore:
             description = self.description(reference, image.id)
             digests = [layer.removeprefix("sha256:") for layer in image.layers]
             names = {**self.names(), **(known or {})}
-            there = {*(known or {}).values(), *filter(self.has, digests)}
-            lacking = set(digests) - there
+            present = {*(known or {}).values(), *filter(self.has, digests)}
+            missing = set(digests) - present
             with contextlib.suppress(UnreadableError):
-                config = self._read_data_root(engine, image, digests, lacking)
+                config = self._read_data_root(engine, image, digests, missing)
                 self.describe(description, config, digests)
                 return description
             with subprocess.Popen(
@@ -234,26 +234,27 @@ class ImageStore:
             ) as saving:
                 assert saving.stdout is not None and saving.stderr is not None  # noqa: S101 (they are pipes)
                 try:
-                    files, seen = self._read(saving.stdout, set(digests), lacking, names)
+                    files, seen = self._read(saving.stdout, set(digests), missing, names)
                 except (tarfile.TarError, gzip.BadGzipFile) as error:
                     saving.kill()
-                    raise EngineError(f"'docker save {reference}' broke off: {error}") from error
-                said = saving.stderr.read().decode(errors="replace").strip()
+                    raise EngineError(f"'docker save {reference}' wrote an invalid archive: {error}") from error
+                output = saving.stderr.read().decode(errors="replace").strip()
             if saving.returncode != 0:
-                raise EngineError(f"'docker save {reference}' failed ({saving.returncode}): {said}")
+                raise EngineError(f"'docker save {reference}' failed ({saving.returncode}): {output}")
             config, found = _checked(files, digests, seen, reference)
-            missing = [digest for digest in digests if digest not in there and not self.has(digest)]
-            if missing:
-                raise StoreError(f"'docker save {reference}' left out layer {missing[0][:12]}: pull or build it anew")
+            if absent := [digest for digest in missing if not self.has(digest)]:
+                raise StoreError(
+                    f"'docker save {reference}' did not write layer {absent[0][:12]}: pull or build the image again"
+                )
             self.describe(description, config, digests)
             self._remember(found)
         return description
 
     def unpack(self, archive: Path, description: Path) -> None:
-        """Take an export over that another machine has packed, without what is there already.
+        """Add an export that another machine has packed; it need not contain the layers that the store has.
 
         Raises:
-            StoreError: it holds something else.
+            StoreError: the archive contains other files, or lacks a layer.
         """
         with self.locked(), tarfile.open(archive) as tar:
             config, digests = "", []
@@ -275,7 +276,7 @@ class ImageStore:
                     with (self.root / path).open("wb") as out:
                         shutil.copyfileobj(content, out, PIECE)
                 else:
-                    raise StoreError(f"the builder sent {member.name}, which is no part of {description.name}")
+                    raise StoreError(f"the builder sent {member.name}, which does not belong to {description.name}")
             for name, text in described.items():
                 _replace(self.layers / name, text)
             if not digests or not all(self.has(digest) for digest in digests):
@@ -284,7 +285,7 @@ class ImageStore:
             self._remember(names)
 
     def names(self) -> dict[str, str]:
-        """Digests of layers by what they were called in archives; such names are digests of content: they stay true."""
+        """Digests of stored layers by their names in archives; such names are content digests, so they stay valid."""
         with contextlib.suppress(OSError, ValueError):
             names: dict[str, str] = json.loads((self.layers / "names.json").read_text())
             return {name: digest for name, digest in names.items() if self.has(digest)}
@@ -293,44 +294,48 @@ class ImageStore:
     def _remember(self, names: Mapping[str, str]) -> None:
         _replace(self.layers / "names.json", json.dumps({**self.names(), **names}))
 
-    def _read_data_root(self, engine: Engine, image: Image, digests: list[str], lacking: set[str]) -> str:
-        """Add the layers from where the Engine keeps them; return the image's configuration.
+    def _read_data_root(self, engine: Engine, image: Image, digests: list[str], missing: set[str]) -> str:
+        """Add the missing layers from the Engine's data root; return the image's configuration.
 
         Raises:
-            UnreadableError: they cannot be read there, or are not what they should be.
+            UnreadableError: a layer cannot be read there, or has another digest.
         """
         root = engine.data_root
         if root is None:
             raise UnreadableError
-        kept = DataRoot(root)
-        config = kept.config(image.id)
-        for digest in sorted(lacking, key=digests.index):
-            found = self.add(_rejoined(kept.layer(digests[: digests.index(digest) + 1])))
-            if found.digest != digest:
+        data_root = DataRoot(root)
+        config = data_root.config(image.id)
+        for digest in sorted(missing, key=digests.index):
+            layer = self.add(_rechunked(data_root.layer(digests[: digests.index(digest) + 1])))
+            if layer.digest != digest:
                 raise UnreadableError
         return config
 
     def _read(
-        self, stream: IO[bytes], wanted: set[str], lacking: set[str], names: dict[str, str]
+        self, stream: IO[bytes], wanted: set[str], missing: set[str], names: dict[str, str]
     ) -> tuple[dict[str, bytes], dict[str, str]]:
-        """Read an archive once: JSON files by name, and digests of layers by what they are called in it."""
+        """Read an archive in one pass and add its missing layers.
+
+        Returns:
+            JSON files by name, and digests of layers by their names in the archive.
+        """
         files: dict[str, bytes] = {}
         stored: dict[str, str] = {}
         links: dict[str, str] = {}
         with tarfile.open(fileobj=stream, mode="r|", bufsize=PIECE) as archive:
             for member in archive:
-                if member.issym():  # the Engine's way to say: the same layer again
+                if member.issym():  # the Engine writes a repeated layer as a symlink
                     links[member.name] = os.path.normpath(Path(member.name).parent / member.linkname)
                 content = archive.extractfile(member) if member.isreg() else None
                 known = names.get(member.name, Path(member.name).name)
-                if content is None or (known in wanted and known not in lacking):
+                if content is None or (known in wanted and known not in missing):
                     continue
                 head = content.read(512)
                 if head[:1] in (b"{", b"[") and head[257:262] != b"ustar" and member.size <= LARGEST_JSON:
                     files[member.name] = head + content.read()
                 elif len(head) == 512 or head.startswith((GZIP, ZSTD)):
-                    stored[member.name] = self.add(_parts(head, content, member.name)).digest
-        while stream.read(PIECE):  # what follows the end of the archive
+                    stored[member.name] = self.add(_uncompressed(head, content, member.name)).digest
+        while stream.read(PIECE):  # padding after the end of the archive
             pass
         seen = {**names, **stored}
         return files, seen | {name: seen.get(target, "") for name, target in links.items()}
@@ -339,10 +344,10 @@ class ImageStore:
 def _checked(
     files: dict[str, bytes], digests: list[str], names: dict[str, str], reference: str
 ) -> tuple[str, dict[str, str]]:
-    """The configuration in a read archive, and the names of its layers; both checked.
+    """Check an archive's JSON files; return the image's configuration, and the layers' digests by name.
 
     Raises:
-        StoreError: archive and image differ.
+        StoreError: the archive does not match the image.
     """
     try:
         manifest = json.loads(files["manifest.json"])[0]
@@ -350,17 +355,17 @@ def _checked(
         layers = manifest["Layers"]
         described = [layer.removeprefix("sha256:") for layer in json.loads(config)["rootfs"]["diff_ids"]]
     except (KeyError, IndexError, ValueError) as error:
-        raise StoreError(f"'docker save {reference}' wrote no manifest that says what is in it: {error}") from error
+        raise StoreError(f"'docker save {reference}' wrote no valid manifest: {error}") from error
     if described != digests or len(layers) != len(digests):
         raise StoreError(f"{reference} changed while it was exported: run again")
     for name, digest in zip(layers, digests, strict=True):
         if names.get(name, Path(name).name) != digest:
-            raise StoreError(f"'docker save {reference}' wrote another layer than {digest[:12]}: the image is damaged")
+            raise StoreError(f"'docker save {reference}' wrote a wrong layer for {digest[:12]}: the image is damaged")
     return config, dict(zip(layers, digests, strict=True))
 
 
-def _rejoined(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in parts of ``PIECE`` bytes."""
+def _rechunked(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in parts of ``PIECE`` bytes."""
     part = bytearray()
     for block in blocks:
         part += block
@@ -371,19 +376,23 @@ def _rejoined(blocks: Iterable[bytes]) -> Iterator[bytes]:
         yield bytes(part)
 
 
-def _parts(head: bytes, rest: IO[bytes], name: str) -> Iterator[bytes]:
-    """A layer's uncompressed content in parts of ``PIECE`` bytes."""
+def _uncompressed(head: bytes, rest: IO[bytes], name: str) -> Iterator[bytes]:
+    """Yield a layer's uncompressed content in parts of ``PIECE`` bytes.
+
+    Raises:
+        StoreError: the layer is compressed with zstd.
+    """
     if head.startswith(ZSTD):
-        raise StoreError(f"{name} is compressed with zstd, which is not supported: build on a base that is not")
+        raise StoreError(f"{name} is compressed with zstd, which is not supported: use a base image without zstd")
     whole: _Joined | gzip.GzipFile = _Joined(head, rest)
     if head.startswith(GZIP):
-        whole = gzip.GzipFile(fileobj=whole)  # type: ignore[arg-type]  # it only reads, and asks for no more
+        whole = gzip.GzipFile(fileobj=whole)  # type: ignore[arg-type]  # it calls nothing but read
     while part := whole.read(PIECE):
         yield part
 
 
 class _Joined:
-    """A stream with its beginning, which was read before, put back."""
+    """A stream whose first bytes, which were read before, are read again."""
 
     def __init__(self, head: bytes, rest: IO[bytes]) -> None:
         self.head, self.rest = head, rest
@@ -401,22 +410,24 @@ def _zstd() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL("libzstd.so.1")
     except OSError as error:
-        raise StoreError("no libzstd.so.1 here to compress the image with: install it (package libzstd1)") from error
+        raise StoreError(
+            "libzstd.so.1, which compresses the image, is missing on this machine: install it (package libzstd1)"
+        ) from error
     library.ZSTD_compressBound.restype = library.ZSTD_compress.restype = ctypes.c_size_t
     return library
 
 
 def _compress(library: ctypes.CDLL, part: bytes) -> bytes:
-    """One frame of zstd, which says its content's size."""
+    """Compress to one zstd frame, whose header contains the size of the content."""
     length = ctypes.c_size_t(len(part))
     room = library.ZSTD_compressBound(length)
     out = ctypes.create_string_buffer(room)
     size: int = library.ZSTD_compress(out, ctypes.c_size_t(room), part, length, LEVEL)
-    return ctypes.string_at(out, size)  # with this much room it cannot fail
+    return ctypes.string_at(out, size)  # a buffer of this size excludes an error
 
 
 def _compressed(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Each part with its compressed form, in order; so many at a time as there are threads."""
+    """Yield each part with its compressed form, in order; as many are compressed at a time as there are threads."""
     pending: deque[tuple[bytes, Future[bytes]]] = deque()
     library = _zstd()
     with ThreadPoolExecutor(THREADS) as pool:
@@ -429,5 +440,5 @@ def _compressed(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file of this user so that it is there whole or not at all; whoever does so holds the lock."""
+    """Replace a file of this user atomically; the caller must have locked the store."""
     write_durably(path, text, 0o644, os.geteuid(), os.getegid())

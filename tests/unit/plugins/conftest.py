@@ -13,16 +13,16 @@ UTILS = "ansible_collections.hostwright.django.plugins.module_utils"
 
 @pytest.fixture(autouse=True)
 def own_places(tmp_path: Path) -> Iterator[None]:
-    """Keep what a release puts into the system's directories in the test's own."""
-    with pytest.MonkeyPatch.context() as patch:  # one of its own: a test may undo the other
+    """Redirect the system directories that a release uses to the test's directory."""
+    with pytest.MonkeyPatch.context() as patch:  # a separate one: a test may undo the fixture `monkeypatch`
         patch.setattr(f"{UTILS}.release.secret_files.MEMORY", tmp_path / "run" / "hostwright" / "secrets")
-        patch.setattr(f"{UTILS}.release.transaction.UNIT", Path(__file__))  # some file: it is there
+        patch.setattr(f"{UTILS}.release.transaction.UNIT", Path(__file__))  # any existing file
         yield
 
 
 @pytest.fixture
 def owners(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
-    """Let anybody give files away, and remember to whom; by the last part of the path."""
+    """Replace chown for users without root privileges: record owner and group, by path."""
     given: dict[str, tuple[int, int]] = {}
 
     def chown(path: os.PathLike[str], uid: int, gid: int, **_: bool) -> None:
@@ -39,6 +39,6 @@ def owners(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give up soon on a container that stays: a test that lets each removal fail would wait 10 s each time."""
+    """Shorten the wait for the removal of a container: where each removal fails, each would take 10 s."""
     place = "ansible_collections.hostwright.django.plugins.module_utils.release.containers"
     monkeypatch.setattr(f"{place}.REMOVAL_SECONDS", 0.2)

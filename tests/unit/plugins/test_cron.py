@@ -1,4 +1,4 @@
-"""Schedules that cron would run, and what is said about the others."""
+"""Cron expressions: valid ones, the messages for invalid ones, and the longest gap between two runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
         "59 23 31 12 0",
     ],
 )
-def test_right(expression: str) -> None:
+def test_a_valid_expression_has_no_problem(expression: str) -> None:
     assert problem(expression) == ""
 
 
@@ -54,17 +54,17 @@ def test_right(expression: str) -> None:
         (None, "is a text"),
     ],
 )
-def test_wrong(expression: object, words: str) -> None:
+def test_the_problem_of_an_invalid_expression(expression: object, words: str) -> None:
     assert words in problem(expression)
 
 
 @given(st.text(alphabet="0123456789*/-,. jan", max_size=30))
-def test_any_text_has_an_answer(expression: str) -> None:
+def test_any_text_is_accepted_or_refused(expression: str) -> None:
     assert isinstance(problem(expression), str)
 
 
 @given(st.tuples(st.integers(0, 59), st.integers(0, 23), st.integers(1, 28), st.integers(1, 12), st.integers(0, 7)))
-def test_any_moment_is_right(moment: tuple[int, ...]) -> None:
+def test_any_moment_is_valid(moment: tuple[int, ...]) -> None:
     assert problem(" ".join(map(str, moment))) == ""
 
 
@@ -97,7 +97,7 @@ def test_longest_gap(expression: str, seconds: int) -> None:
     assert longest_gap(expression) == seconds
 
 
-def test_longest_gap_of_a_wrong_schedule() -> None:
+def test_longest_gap_of_an_invalid_schedule() -> None:
     with pytest.raises(CronError, match="4 fields"):
         longest_gap("17 * * *")
 

@@ -1,4 +1,4 @@
-"""What ansible-doc says of an action plugin's options is what the plugin takes."""
+"""The documented options of an action plugin agree with its argument specification."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAIRS = [
 
 
 def facts(options: dict[str, Any], inner: str) -> dict[str, Any]:
-    """What of options is both documented and checked; suboptions are under the name ``inner``."""
+    """The properties of options that are both documented and checked; suboptions have the key ``inner``."""
     return {
         name: {key: option.get(key) for key in ("type", "elements", "choices", "required", "default")}
         | {"options": facts(option.get(inner) or {}, inner)}

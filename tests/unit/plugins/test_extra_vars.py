@@ -1,4 +1,4 @@
-"""What follows -e is read as it was typed."""
+"""Extra variables are read as they were typed after -e."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def test_whole_value(value: str, word: str, whole: str) -> None:
     assert as_typed("manage", value, ["ansible-playbook", "x.yml", "-e", word, ""]) == whole
 
 
-def test_the_last_one_counts() -> None:
+def test_the_last_value_counts() -> None:
     assert (
         as_typed("manage", "check", ["-e", "manage=migrate --plan", "-e", "manage=check --deploy"]) == "check --deploy"
     )
 
 
-def test_two_variables_in_one() -> None:
+def test_two_variables_after_one_option_are_refused() -> None:
     with pytest.raises(CommandLineError, match="Use a separate -e for"):
         as_typed("manage", "check", ["-e", "manage=check --deploy site_name=polls"])

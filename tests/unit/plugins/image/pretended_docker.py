@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""A docker program that keeps its images in the directory $PRETENDED: a store with the classic one's rules.
+"""A pretended docker program with its images in the directory $PRETENDED; it follows the rules of the classic store.
 
-The file `fault` there says what goes wrong: `load` (refused), `quiet` (refused, exit status 0, and the tag is taken),
-`other` (an image without its last layer is loaded), `create`, `tag`, `down` (no Engine), or `hang` (it never answers).
+The file `fault` there selects a failure: `load` (refused), `quiet` (an error is printed, exit status 0, and the tag is
+set), `partly` (refused unless all layers are sent), `other` (an image without its last layer is loaded), `create`,
+`tag`, `save-fails`, `down` (no Engine), or `hang` (it never answers).
 
-The tests start it hundreds of times, so it imports no more than it needs: pathlib and typing would double its time.
+The tests start it hundreds of times, so it imports only what it needs: pathlib and typing would double its time.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ with open(f"{ROOT}/calls", "a") as log:  # noqa: PTH123
     log.write(" ".join(words) + "\n")
 
 
-def end(status: int = 0, said: str = "", error: str = "") -> NoReturn:
+def end(status: int = 0, output: str = "", error: str = "") -> NoReturn:
     with open(f"{ROOT}/store.json", "w") as file:  # noqa: PTH123
         file.write(json.dumps(state))
-    print(said)
+    print(output)
     print(error, file=sys.stderr)
     sys.exit(status)
 
@@ -85,7 +86,7 @@ def load() -> None:
     if fault == "load" or (fault == "partly" and len(blobs) < 5 + len(set(diff_ids))):
         end(1, error="Error processing tar file: no space left on device")
     images[manifest["RepoTags"][0]] = image
-    end(0, said="Error unpacking image" if fault == "quiet" else f"Loaded image: {manifest['RepoTags'][0]}")
+    end(0, output="Error unpacking image" if fault == "quiet" else f"Loaded image: {manifest['RepoTags'][0]}")
 
 
 if fault == "down":
@@ -94,17 +95,17 @@ if words[0] == fault:
     end(1, error=f"pretended failure of {fault}")
 match words[:2]:
     case ["info", _]:
-        end(said=json.dumps({"DockerRootDir": ROOT, "DriverStatus": []}))
+        end(output=json.dumps({"DockerRootDir": ROOT, "DriverStatus": []}))
     case ["load", _]:
         load()
     case ["image", "inspect"] if words[2] == "--format":
-        end(said="\n".join(json.dumps(image["RootFS"]["Layers"]) for image in images.values()))
+        end(output="\n".join(json.dumps(image["RootFS"]["Layers"]) for image in images.values()))
     case ["image", "inspect"]:
         if words[2] in images:
-            end(said=json.dumps([images[words[2]]]))
+            end(output=json.dumps([images[words[2]]]))
         end(1, "[]", f"Error: No such image: {words[2]}")
     case ["image", "ls"]:
-        end(said="\n".join(image["Id"] for image in images.values()))
+        end(output="\n".join(image["Id"] for image in images.values()))
     case ["image", "rm"]:
         images.pop(words[-1], None)
         end()
@@ -119,7 +120,7 @@ match words[:2]:
         end()
     case ["ps", _]:
         wanted = words[words.index("--filter") + 1].removeprefix("name=^").removesuffix("$")
-        end(said="1" if wanted in state["containers"] else "")
+        end(output="1" if wanted in state["containers"] else "")
     case ["save", _]:
         with open(f"{ROOT}/saved.tar", "rb") as saved:  # noqa: PTH123
             sys.stdout.buffer.write(saved.read())

@@ -1,4 +1,4 @@
-"""Layers made of the difference between two file systems, with real archives."""
+"""Layers built from the difference between two file systems, with real archives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Tree = dict[str, Any]  # path: text, or (text, mode), or "-> target", or "=> har
 
 
 def archive(tree: Tree, mtime: float = 1, prefix: str = "./") -> io.BytesIO:
-    """Pack a tree."""
+    """Pack a tree into a tar archive."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, value in tree.items():
@@ -41,7 +41,7 @@ def archive(tree: Tree, mtime: float = 1, prefix: str = "./") -> io.BytesIO:
 
 
 def difference(lower: Tree | None, upper: Tree, **options: Any) -> tarfile.TarFile:
-    """Return the layer between two trees; the lower one is packed as ``docker export`` does it, at another time."""
+    """Return the layer between two trees; the lower one is packed like ``docker export`` does, with another time."""
     out = io.BytesIO()
     below = archive(lower, mtime=2.5, prefix="") if lower is not None else None
     written = layer_difference(below, archive(upper, **options), out)
@@ -56,7 +56,7 @@ def names(layer: tarfile.TarFile) -> list[str]:
 
 
 def extracted(directory: Path, *layers: io.BytesIO | tarfile.TarFile) -> dict[str, tuple[str, int]]:
-    """What a directory holds after archives were laid over each other: text or link target, and mode."""
+    """Extract archives over each other; return the text or link target, and the mode, by path."""
     directory.mkdir()
     for layer in layers:
         tar = layer if isinstance(layer, tarfile.TarFile) else tarfile.open(fileobj=layer)  # noqa: SIM115
@@ -77,7 +77,7 @@ def extracted(directory: Path, *layers: io.BytesIO | tarfile.TarFile) -> dict[st
 LOWER: Tree = {"usr": None, "usr/bin": None, "usr/bin/sh": ("shell", 0o755), "usr/lib": "-> lib64", "etc": None}
 
 
-def test_an_equal_tree_makes_an_empty_layer_whatever_the_times() -> None:
+def test_an_equal_tree_with_other_times_gives_an_empty_layer() -> None:
     assert names(difference(LOWER, LOWER, mtime=99)) == []
 
 
@@ -94,12 +94,12 @@ def test_an_equal_tree_makes_an_empty_layer_whatever_the_times() -> None:
         ("empty", ""),
     ],
 )
-def test_only_what_changed_is_in_the_layer(name: str, value: Any) -> None:
+def test_only_changed_files_are_in_the_layer(name: str, value: Any) -> None:
     layer = difference(LOWER, {**LOWER, name: value})
     assert names(layer) == [f"./{name}"]
 
 
-def test_an_owner_is_a_change() -> None:
+def test_another_owner_is_a_change() -> None:
     upper = archive({"a": "text"})
     packed = io.BytesIO()
     with tarfile.open(fileobj=upper) as old, tarfile.open(fileobj=packed, mode="w") as new:
@@ -133,7 +133,7 @@ def test_hard_links_with_long_names_keep_them() -> None:
         assert content.read() == b"text"
 
 
-def test_a_file_that_was_a_hard_link_below_is_no_change() -> None:
+def test_a_file_that_is_a_hard_link_in_the_lower_layer_is_no_change() -> None:
     assert names(difference({"a": "x", "b": "=> a"}, {"b": "x", "a": "=> b"})) == []
 
 
@@ -193,7 +193,7 @@ files = st.dictionaries(
 
 @given(lower=files, more=files)
 @settings(max_examples=40, deadline=None)
-def test_any_tree_comes_back(tmp_path_factory: pytest.TempPathFactory, lower: Tree, more: Tree) -> None:
+def test_both_layers_give_any_upper_tree(tmp_path_factory: pytest.TempPathFactory, lower: Tree, more: Tree) -> None:
     upper = {**lower, **more}
     directory = tmp_path_factory.mktemp("trees")
     both = extracted(directory / "both", archive(lower), difference(lower, upper))
@@ -228,13 +228,13 @@ def test_the_key_depends_on_the_machine_and_the_recipe(monkeypatch: pytest.Monke
     assert len(keys) == 3
 
 
-def test_a_machine_without_mmdebstrap_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_mmdebstrap_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(bootstrap.BootstrapError, match="apt-get install mmdebstrap"):
         bootstrap._mmdebstrap(BASE, tmp_path / "full.tar")
 
 
-def test_a_failed_bootstrap_shows_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_bootstrap_shows_its_last_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "mmdebstrap"
     program.write_text("#!/bin/sh\necho 'E: no such package' >&2\nexit 25\n")
     program.chmod(0o755)

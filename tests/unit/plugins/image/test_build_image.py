@@ -1,4 +1,4 @@
-"""The labels of an image, as an instruction of its Dockerfile."""
+"""The instruction of the Dockerfile that labels an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def instruction(source_digest: str = "", **labels: str) -> str:
     return label({"digest": "d1", "labels": labels, "source_digest": source_digest})
 
 
-def test_all_labels_are_one_step() -> None:
+def test_one_instruction_sets_all_labels() -> None:
     assert instruction("s1", title="polls") == (
         'LABEL hostwright="image" org.hostwright.build-digest="d1" title="polls" org.hostwright.source-digest="s1"'
     )
@@ -22,7 +22,7 @@ def test_all_labels_are_one_step() -> None:
     ("value", "written"),
     [("a b", '"a b"'), ("", '""'), ('a"b', r'"a\"b"'), ("$HOME", r'"\$HOME"'), ("a\\b", r'"a\\b"'), ("é'#", '"é\'#"')],
 )
-def test_a_value_means_itself(value: str, written: str) -> None:
+def test_special_characters_in_a_value_are_escaped(value: str, written: str) -> None:
     assert instruction(revision=value).endswith(f" revision={written}")
 
 

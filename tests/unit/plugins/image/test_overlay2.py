@@ -1,4 +1,4 @@
-"""Layers read where Docker's classic store keeps them: the same as `docker save` gives, or left to that."""
+"""Layers read from Docker's classic store are those of `docker save`, which is used if they cannot be read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine
 from ansible_collections.hostwright.django.plugins.module_utils.image import store as image_store
 from ansible_collections.hostwright.django.plugins.module_utils.image.overlay2 import DataRoot, UnreadableError
-from ansible_collections.hostwright.django.plugins.module_utils.image.receiver import unpacked
+from ansible_collections.hostwright.django.plugins.module_utils.image.receiver import decompress
 from ansible_collections.hostwright.django.plugins.module_utils.image.store import ImageStore
 
 HERE = Path(__file__).parent
@@ -42,7 +42,7 @@ IMAGE = f"sha256:{hashlib.sha256(CONFIG.encode()).hexdigest()}"
 
 
 def keep(root: Path) -> None:
-    """Keep the image as Docker does: files unpacked, the rest of their archives beside them."""
+    """Store the image as Docker does: the files decompress, and the rest of their archives separately."""
     described = root / "image" / "overlay2" / "imagedb" / "content" / IMAGE.replace(":", "/")
     described.parent.mkdir(parents=True)
     described.write_text(CONFIG)
@@ -69,7 +69,7 @@ def keep(root: Path) -> None:
 
 
 class Builder(Engine):
-    """An Engine with that image, which also `docker save` gives, unless the test takes it away."""
+    """An Engine that has the image in its data root and for `docker save`; a test may remove the former."""
 
     def __init__(self, directory: Path) -> None:
         self.root = directory
@@ -80,7 +80,7 @@ class Builder(Engine):
         )
         program.chmod(0o755)
         super().__init__(str(program))
-        self.tells(Driver="overlay2")
+        self.set_info(Driver="overlay2")
         layers = {"RootFS": {"Layers": [f"sha256:{digest}" for digest in DIGESTS]}}
         image = {"Id": IMAGE, "Architecture": "amd64", **layers}
         (directory / "store.json").write_text(json.dumps({"images": {"polls:1": image}, "containers": []}))
@@ -90,7 +90,7 @@ class Builder(Engine):
         saved = archive(*files, ("manifest.json", json.dumps(manifest).encode()))
         (directory / "saved.tar").write_bytes(saved)
 
-    def tells(self, **more: str) -> None:
+    def set_info(self, **more: str) -> None:
         (self.root / "info").write_text(json.dumps({"DockerRootDir": str(self.root), **more}))
 
     @property
@@ -111,7 +111,7 @@ def check(store: ImageStore, description: Path) -> None:
     assert image.config == CONFIG
     for layer, content in zip(image.layers, LAYERS, strict=True):
         parts = dict(zip(dict.fromkeys(layer.pieces), store.pieces(layer, layer.pieces), strict=True))
-        assert b"".join(unpacked(parts[piece]) for piece in layer.pieces) == content
+        assert b"".join(decompress(parts[piece]) for piece in layer.pieces) == content
 
 
 def test_an_image_is_read_without_a_save(builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,11 +122,11 @@ def test_an_image_is_read_without_a_save(builder: Builder, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("fault", ["driver", "away", "changed", "gone", "broken", "config"])
-def test_what_cannot_be_read_is_saved(builder: Builder, tmp_path: Path, fault: str) -> None:
+def test_an_unreadable_image_is_exported_with_a_save(builder: Builder, tmp_path: Path, fault: str) -> None:
     code = builder.root / "overlay2" / f"files-{DIGESTS[1]}" / "diff" / "app" / "code"
     match fault:
         case "driver":
-            builder.tells(Driver="overlayfs")
+            builder.set_info(Driver="overlayfs")
         case "away":
             shutil.rmtree(builder.root / "image")
         case "changed":
@@ -143,7 +143,7 @@ def test_what_cannot_be_read_is_saved(builder: Builder, tmp_path: Path, fault: s
     assert {path.name for path in store.layers.glob("*.zst")} == {f"{digest}.zst" for digest in DIGESTS}
 
 
-def test_a_layer_is_named_by_those_below_it(builder: Builder) -> None:
+def test_a_layer_s_path_depends_on_the_layers_below(builder: Builder) -> None:
     kept = DataRoot(builder.root)
     assert b"".join(kept.layer(DIGESTS)) == LAYERS[2]
     with pytest.raises(UnreadableError):

@@ -1,4 +1,4 @@
-"""Django projects as their directories show them."""
+"""Reading Django projects from their directories."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read(
     return read_project(source, version, settings, wsgi, requirements)
 
 
-def test_a_fresh_project_needs_nothing_but_a_version(source: Path) -> None:
+def test_a_fresh_project_needs_only_a_version(source: Path) -> None:
     project = read(source)
     assert project == Project(
         source, "1.0", "mysite.settings", "mysite.wsgi.application", "Django==5.2\n", "", project.digest
@@ -66,7 +66,7 @@ def test_the_digest_is_that_of_source_and_requirements(source: Path) -> None:
     assert read(source, requirements="deps.txt").digest != with_file
 
 
-def test_what_the_user_says_wins(source: Path) -> None:
+def test_explicit_values_take_precedence(source: Path) -> None:
     put(source, "mysite/other.py")
     put(source, "deps.txt", "django\n")
     project = read(source, "2.0-rc1", "mysite.other", "mysite.wsgi:app", "deps.txt")
@@ -86,7 +86,7 @@ def test_the_shipped_example_of_another_layout() -> None:
 
 
 def test_a_missing_directory(tmp_path: Path) -> None:
-    with pytest.raises(ProjectError, match=f"no directory {tmp_path}/nothing; name the directory that holds"):
+    with pytest.raises(ProjectError, match=f"no directory {tmp_path}/nothing; set it to the directory of"):
         read(tmp_path / "nothing")
 
 
@@ -94,7 +94,7 @@ def test_a_missing_manage_py_hints_at_the_one_below(source: Path) -> None:
     with pytest.raises(ProjectError, match=rf"has no manage.py.*did you mean {source}\?"):
         read(source.parent)
     (source / "manage.py").unlink()
-    with pytest.raises(ProjectError, match=r"is no Django project$"):
+    with pytest.raises(ProjectError, match=r"is not a Django project$"):
         read(source.parent)
 
 
@@ -108,7 +108,7 @@ def test_a_missing_manage_py_hints_at_the_one_below(source: Path) -> None:
         ("\0", "not valid Python"),
     ],
 )
-def test_a_manage_py_that_does_not_tell_the_settings(source: Path, text: str, message: str) -> None:
+def test_a_manage_py_that_does_not_name_the_settings(source: Path, text: str, message: str) -> None:
     put(source, "manage.py", text)
     with pytest.raises(ProjectError, match=message):
         read(source)
@@ -122,13 +122,13 @@ def test_a_manage_py_in_another_encoding(source: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["mysite.nope", "nope", "mysite settings", "/etc/passwd", "mysite/settings", ".", "..mysite"]
 )
-def test_a_settings_module_that_is_not_there(source: Path, name: str) -> None:
+def test_a_missing_settings_module(source: Path, name: str) -> None:
     with pytest.raises(ProjectError, match="site_settings: there is no module"):
         read(source, settings=name)
 
 
 @pytest.mark.parametrize("name", ["mysite.nope.application", "mysite.nope:application", "application", "nope.wsgi.app"])
-def test_a_wsgi_module_that_is_not_there(source: Path, name: str) -> None:
+def test_a_missing_wsgi_module(source: Path, name: str) -> None:
     with pytest.raises(ProjectError, match="site_wsgi: there is no module"):
         read(source, wsgi=name)
 
@@ -172,7 +172,7 @@ def test_an_empty_or_missing_version(source: Path) -> None:
     assert read(source, version="3").version == "3"
 
 
-def test_a_file_that_is_no_text(source: Path) -> None:
+def test_a_file_that_is_not_text(source: Path) -> None:
     (source / "VERSION").write_bytes(b"\xff\xfe1\x00")
     with pytest.raises(ProjectError, match=r"VERSION is not UTF-8 text"):
         read(source)
@@ -223,7 +223,7 @@ def test_requirements_that_include_each_other(tmp_path: Path, names: tuple[str, 
 
 
 def test_a_missing_requirements_file(tmp_path: Path) -> None:
-    with pytest.raises(ProjectError, match=f"site_requirements: no file {tmp_path}/r.txt; name a requirements file"):
+    with pytest.raises(ProjectError, match=f"site_requirements: no file {tmp_path}/r.txt; set it to a requirements"):
         read_requirements(tmp_path / "r.txt")
     path = put(tmp_path, "r.txt", "-r base.txt\n")
     with pytest.raises(ProjectError, match=r"r.txt includes base.txt, which does not exist"):
@@ -231,15 +231,15 @@ def test_a_missing_requirements_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# django\n"])
-def test_requirements_that_name_nothing(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ProjectError, match="names nothing to install"):
+def test_empty_requirements(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ProjectError, match="lists no packages"):
         read_requirements(put(tmp_path, "r.txt", text))
 
 
 @pytest.mark.parametrize(
     "text", ["django", "Django~=5.2", "DJANGO[argon2]>=5", "django @ git+https://example.org/d", "django;x", "wagtail"]
 )
-def test_requirements_that_bring_django(tmp_path: Path, text: str) -> None:
+def test_requirements_that_include_django(tmp_path: Path, text: str) -> None:
     assert read_requirements(put(tmp_path, "r.txt", text)) == f"{text}\n"
 
 
@@ -247,7 +247,7 @@ def test_requirements_that_bring_django(tmp_path: Path, text: str) -> None:
     "line", ["-e .", "--editable=./x", "-c limits.txt", "--constraint limits.txt", "./pkg", "../p", "/p", "."]
 )
 def test_requirements_that_need_other_files_are_refused(tmp_path: Path, line: str) -> None:
-    with pytest.raises(ProjectError, match="the build sees the requirements only"):
+    with pytest.raises(ProjectError, match="the build has the requirements only"):
         read_requirements(put(tmp_path, "r.txt", f"django\n{line}\n"))
 
 
@@ -269,7 +269,7 @@ def test_pyproject(tmp_path: Path) -> None:
         ("[project]\ndependencies = []\n", r"lists no dependencies in its table \[project\]"),
     ],
 )
-def test_a_pyproject_that_does_not_tell(tmp_path: Path, text: str, message: str) -> None:
+def test_a_pyproject_without_dependencies(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ProjectError, match=message):
         read_requirements(put(tmp_path, "pyproject.toml", text))
 
@@ -304,7 +304,7 @@ def found(root: Path) -> set[str]:
     return {path.as_posix() for path in context_files(root)}
 
 
-def test_what_never_belongs_into_an_image(tmp_path: Path) -> None:
+def test_files_that_never_belong_in_an_image(tmp_path: Path) -> None:
     for name in (
         "a.py", "b/c.py", "b/__pycache__/c.pyc", ".git/HEAD", "b/.venv/x", "node_modules/x/y", "db.sqlite3", ".env",
         "db.sqlite3-wal", "b/.DS_Store", ".env.example", "environment.py",
@@ -314,7 +314,7 @@ def test_what_never_belongs_into_an_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "gone"),
+    ("rules", "excluded"),
     [
         ("", set()),
         ("static\n", {"static/a.css"}),
@@ -333,15 +333,15 @@ def test_what_never_belongs_into_an_image(tmp_path: Path) -> None:
         ("READMEx\nstati\n", set()),
     ],
 )
-def test_dockerignore_is_read_as_docker_reads_it(tmp_path: Path, rules: str, gone: set[str]) -> None:
+def test_dockerignore_follows_docker_s_rules(tmp_path: Path, rules: str, excluded: set[str]) -> None:
     names = {"README.md", "static/a.css", "polls/static/b.css", "docs/x.md", "docs/deep/y.md"}
     for name in names:
         put(tmp_path, name)
     put(tmp_path, ".dockerignore", rules)
-    assert found(tmp_path) == (names | {".dockerignore"}) - gone
+    assert found(tmp_path) == (names | {".dockerignore"}) - excluded
 
 
-def test_links_are_content_and_not_followed(tmp_path: Path) -> None:
+def test_links_are_copied_and_not_followed(tmp_path: Path) -> None:
     put(tmp_path, "project/real/a.py")
     root = tmp_path / "project"
     put(tmp_path, "outside/secret")
@@ -351,7 +351,7 @@ def test_links_are_content_and_not_followed(tmp_path: Path) -> None:
     assert found(root) == {"real/a.py", "directory", "file", "dangling"}
 
 
-def test_sockets_and_pipes_are_no_content(tmp_path: Path) -> None:
+def test_sockets_and_pipes_are_not_copied(tmp_path: Path) -> None:
     put(tmp_path, "a")
     os.mkfifo(tmp_path / "pipe")
     assert found(tmp_path) == {"a"}
@@ -361,7 +361,7 @@ def digest(root: Path) -> str:
     return digest_of(root, context_files(root))
 
 
-def test_the_digest_knows_content_names_links_and_programs(tmp_path: Path) -> None:
+def test_the_digest_depends_on_content_names_links_and_executable_bits(tmp_path: Path) -> None:
     path = put(tmp_path, "a", "text")
     seen = [digest(tmp_path)]
     path.write_text("other")
@@ -385,7 +385,7 @@ def test_the_digest_knows_content_names_links_and_programs(tmp_path: Path) -> No
     assert len(set(seen)) == len(seen)
 
 
-def test_the_digest_does_not_know_times_umask_or_place(tmp_path: Path) -> None:
+def test_the_digest_does_not_depend_on_times_umask_or_directory(tmp_path: Path) -> None:
     one, other = put(tmp_path, "x/a", "text"), put(tmp_path, "y/a", "text")
     os.utime(other, (1, 1))
     one.chmod(0o664)
@@ -407,7 +407,7 @@ trees = st.dictionaries(
 
 @given(one=trees, other=trees)
 @settings(max_examples=60, deadline=None)
-def test_digests_are_equal_exactly_where_trees_are(
+def test_digests_are_equal_exactly_if_trees_are(
     tmp_path_factory: pytest.TempPathFactory, one: dict[str, tuple[str, bool]], other: dict[str, tuple[str, bool]]
 ) -> None:
     def made(tree: dict[str, tuple[str, bool]]) -> str:

@@ -1,4 +1,4 @@
-"""A push from end to end: the action, and the host's part run as on a host, against a pretended docker program."""
+"""A push from end to end: the action and the host's script, with a pretended docker program."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ LAYERS = [[b"debian" * 5000], [os.urandom(4000), os.urandom(3000), os.urandom(20
 
 
 class Host:
-    """A host whose Python and ``docker`` are this machine's and the pretended one."""
+    """A host with this machine's Python and a pretended ``docker``."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.spool = directory / "spool"
-        self.cut_at: int | None = None  # so many bytes of the next request with pieces arrive
-        self.flip_at: int | None = None  # this byte of the next request with pieces arrives changed
+        self.cut_at: int | None = None  # number of bytes after which the next request with pieces is cut
+        self.flip_at: int | None = None  # position of a byte that is changed in the next request with pieces
         self.before_load: Callable[[], None] = lambda: None
         self.requests: list[dict[str, Any]] = []
         self.received = 0
@@ -82,7 +82,7 @@ class Host:
 
     @property
     def names(self) -> dict[str, int]:
-        """Names of images with their numbers of layers."""
+        """Numbers of layers of the images, by name."""
         return {name: len(image["RootFS"]["Layers"]) for name, image in self.state["images"].items()}
 
     @property
@@ -101,7 +101,7 @@ class Host:
 
 
 class Push(push_image.ActionModule):
-    """The action with a host instead of a connection."""
+    """The action, with a host instead of a connection."""
 
     def __init__(self, host: Host, arguments: dict[str, Any], check: bool = False) -> None:
         task = MagicMock(args=arguments, check_mode=check, delegate_to=None, async_val=0)
@@ -115,13 +115,13 @@ class Push(push_image.ActionModule):
 
 
 class Site:
-    """Versions of a site in the store of the control node."""
+    """Versions of a site in the control node's store."""
 
     def __init__(self, root: Path) -> None:
         self.store = ImageStore(root)
 
     def build(self, image: str, layers: list[list[bytes]]) -> dict[str, Any]:
-        """Put an image of layers, each of pieces, into the store; return the arguments to push it with."""
+        """Store an image with layers, each a list of pieces; return the arguments for its push."""
         with self.store.locked():
             digests = [self.store.add(iter(pieces)).digest for pieces in layers]
         config = {
@@ -141,7 +141,7 @@ class Site:
 
 @pytest.fixture(autouse=True)
 def script(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host's part with a directory of the test's."""
+    """The host's script, with a spool in a directory of the test."""
     source = zlib.decompress(push_image._script()).decode()
     source = re.sub(r"os.environ\['PATH'\] \+= .*", "", source)
     begin, main = source.split("\nif __name__")
@@ -178,7 +178,7 @@ def sent(result: dict[str, Any]) -> tuple[str, int]:
     return result["way"], result["layers"]
 
 
-def test_first_all_then_nothing_then_what_is_new(host: Host, site: Site, arguments: dict[str, Any]) -> None:
+def test_only_missing_layers_are_sent(host: Host, site: Site, arguments: dict[str, Any]) -> None:
     first = push(host, arguments)
     assert (sent(first), host.names) == (("whole", 3), {IMAGE: 3})
     assert first["bytes"] == host.received
@@ -202,17 +202,17 @@ def test_nothing_changed_is_one_docker_command_and_few_bytes(host: Host, argumen
     assert len(push_image._script()) < 5400
 
 
-def test_a_layer_under_another_parent_does_not_count(host: Host, site: Site, arguments: dict[str, Any]) -> None:
+def test_a_layer_above_another_one_is_sent_again(host: Host, site: Site, arguments: dict[str, Any]) -> None:
     push(host, arguments)
     assert sent(push(host, site.build("polls:1.1", [LAYERS[0], [b"new"], LAYERS[2]]))) == ("layers", 2)
 
 
-def test_a_layer_that_comes_twice(host: Host, site: Site) -> None:
+def test_a_layer_that_an_image_has_twice(host: Host, site: Site) -> None:
     result = push(host, site.build("twice:1", [LAYERS[2], LAYERS[2]]))
     assert (sent(result), host.names) == (("whole", 1), {"twice:1": 2})
 
 
-def test_check_mode_says_what_would_be_sent(host: Host, arguments: dict[str, Any]) -> None:
+def test_check_mode_predicts_the_layers_and_bytes(host: Host, arguments: dict[str, Any]) -> None:
     predicted = push(host, arguments, check=True)
     assert (host.names, host.spooled) == ({}, 0)
     assert predicted == push(host, arguments)
@@ -221,7 +221,9 @@ def test_check_mode_says_what_would_be_sent(host: Host, arguments: dict[str, Any
     assert push(host, {**arguments, "image": "polls:2", "archive": ""}, check=True)["changed"]
 
 
-def test_several_commands_for_much(host: Host, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_image_needs_several_requests(
+    host: Host, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(push_image, "BATCH", 5000)
     push(host, arguments)
     assert [request["do"] for request in host.requests] == ["query", "take", "take", "load"]
@@ -229,7 +231,7 @@ def test_several_commands_for_much(host: Host, arguments: dict[str, Any], monkey
     assert host.names == {IMAGE: 3}
 
 
-def test_many_hosts_at_once_get_less_at_a_time(
+def test_requests_to_many_hosts_at_once_are_smaller(
     host: Host, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(push_image, "BATCH", 15000)
@@ -238,10 +240,10 @@ def test_many_hosts_at_once_get_less_at_a_time(
     assert host.names == {IMAGE: 3}
 
 
-# What goes wrong on the way
+# Failures during the push
 
 
-def test_a_cut_anywhere_is_continued(tmp_path: Path, arguments: dict[str, Any]) -> None:
+def test_a_push_that_is_cut_anywhere_is_continued(tmp_path: Path, arguments: dict[str, Any]) -> None:
     whole = push(Host(tmp_path / "whole"), arguments)["bytes"]
     for number, cut in enumerate(range(0, whole, whole // 5)):
         host = Host(tmp_path / f"host{number}")
@@ -265,7 +267,7 @@ def test_a_damaged_piece_is_sent_again(host: Host, arguments: dict[str, Any], at
     assert 0 < sum(length for _, length in host.requests[2]["pieces"]) < result["bytes"] / 2
 
 
-def test_a_piece_that_rots_in_the_spool_is_sent_again(host: Host, arguments: dict[str, Any]) -> None:
+def test_a_piece_that_is_damaged_in_the_spool_is_sent_again(host: Host, arguments: dict[str, Any]) -> None:
     host.cut_at = 5000
     with pytest.raises(AnsibleConnectionFailure):
         push(host, arguments)
@@ -277,7 +279,7 @@ def test_a_piece_that_rots_in_the_spool_is_sent_again(host: Host, arguments: dic
     assert (host.names, host.spooled, host.is_tidy()) == ({IMAGE: 3}, 0, True)
 
 
-def test_an_engine_that_has_gone_does_not_hide_the_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_layer_is_reported_if_the_engine_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docker = tmp_path / "docker"
     docker.write_text("#!/bin/sh\nexec <&-\nsleep 0.2\n")
     docker.chmod(0o755)
@@ -286,7 +288,7 @@ def test_an_engine_that_has_gone_does_not_hide_the_damage(tmp_path: Path, monkey
     write = receiver.write_archive
 
     def late(out: IO[bytes], request: dict[str, Any], staging: str) -> None:
-        time.sleep(0.1)  # the reader has closed its end, and what is written waits in a buffer
+        time.sleep(0.1)  # the reader has closed the pipe, and written bytes stay in the buffer
         write(out, request, staging)
 
     monkeypatch.setattr(receiver, "write_archive", late)
@@ -300,32 +302,32 @@ def test_a_piece_that_is_damaged_on_the_control_node(host: Host, site: Site, arg
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(AnsibleActionFail, match="do not arrive undamaged"):
+    with pytest.raises(AnsibleActionFail, match="pieces are still damaged after 3 attempts"):
         push(host, arguments)
     assert (host.names, host.is_tidy()) == ({}, True)
 
 
 @pytest.mark.parametrize("before", [{}, {IMAGE: 2}])
 @pytest.mark.parametrize("fault", ["load", "quiet", "other", "create", "tag"])
-def test_on_any_failure_the_name_is_as_it_was(
+def test_on_any_failure_the_tag_is_as_before(
     host: Host, site: Site, arguments: dict[str, Any], before: dict[str, int], fault: str
 ) -> None:
     if before:
         push(host, site.build(IMAGE, LAYERS[:2]))
         arguments = site.build(IMAGE, LAYERS)
     host.fails(fault)
-    with pytest.raises(AnsibleActionFail, match="not even the whole of it"):
+    with pytest.raises(AnsibleActionFail, match="even with all its layers"):
         push(host, arguments)
     assert (host.names, host.is_tidy()) == (before, True)
     loads = [request for request in host.requests if request["do"] == "load"]
     assert len(loads) == (2 if before else 1)
     host.fails("")
     assert host.spooled
-    assert push(host, arguments)["bytes"] < 200  # the pieces are there
+    assert push(host, arguments)["bytes"] < 200  # the pieces are in the spool
     assert (host.names, host.is_tidy()) == ({IMAGE: 3}, True)
 
 
-def test_layers_that_the_engine_does_not_take_are_followed_by_the_whole(
+def test_all_layers_are_sent_if_the_missing_ones_cannot_be_loaded(
     host: Host, site: Site, arguments: dict[str, Any]
 ) -> None:
     push(host, arguments)
@@ -343,7 +345,7 @@ def test_an_image_deleted_between_query_and_load(host: Host, site: Site, argumen
     assert (sent(result), host.names, host.is_tidy()) == (("whole", 3), {"polls:1.1": 3}, True)
 
 
-def test_a_push_beside_that_is_faster(host: Host, arguments: dict[str, Any]) -> None:
+def test_a_concurrent_push_that_is_faster(host: Host, arguments: dict[str, Any]) -> None:
     def overtake() -> None:
         host.before_load = lambda: None
         Push(host, arguments).run(task_vars={})
@@ -354,7 +356,7 @@ def test_a_push_beside_that_is_faster(host: Host, arguments: dict[str, Any]) -> 
     assert sum(call.startswith("load") for call in host.calls) == 1
 
 
-def test_a_push_beside_that_uses_the_pieces_up(host: Host, site: Site) -> None:
+def test_a_concurrent_push_that_removes_the_pieces(host: Host, site: Site) -> None:
     first, second = site.build("a:1", LAYERS), site.build("b:1", [*LAYERS[:2], [b"other"]])
     host.cut_at = 5000
     with pytest.raises(AnsibleConnectionFailure):
@@ -379,7 +381,7 @@ def test_two_pushes_at_once(host: Host, site: Site, arguments: dict[str, Any]) -
     assert (host.names, host.is_tidy()) == ({IMAGE: 3, "blog:1.0": 3}, True)
 
 
-def test_what_a_killed_push_left_goes(host: Host, site: Site, arguments: dict[str, Any]) -> None:
+def test_leftovers_of_a_killed_push_are_removed(host: Host, site: Site, arguments: dict[str, Any]) -> None:
     push(host, arguments)
     state = host.state
     state["images"]["hostwright-staging:7-1"] = state["images"][IMAGE]
@@ -396,7 +398,7 @@ def test_what_a_killed_push_left_goes(host: Host, site: Site, arguments: dict[st
     assert (host.names, host.is_tidy()) == ({IMAGE: 3, "polls:1.1": 3}, True)
 
 
-def test_a_connection_that_needs_files(host: Host, arguments: dict[str, Any], tmp_path: Path) -> None:
+def test_a_connection_without_pipelining(host: Host, arguments: dict[str, Any], tmp_path: Path) -> None:
     action = Push(host, arguments)
     run = host.run
     # A method is replaced, on this one object.
@@ -452,7 +454,7 @@ def test_an_image_that_was_never_built(host: Host, arguments: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("place", ["spool", "data root"])
-def test_no_room_is_told_before_anything_is_sent(
+def test_disk_space_is_checked_before_anything_is_sent(
     host: Host, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     ask = Push._ask
@@ -464,7 +466,8 @@ def test_no_room_is_told_before_anything_is_sent(
         return state
 
     monkeypatch.setattr(Push, "_ask", answer)
-    with pytest.raises(AnsibleActionFail, match=f"no room for polls:1.0: 17 MB are needed on /{place}, 17 MB are free"):
+    message = f"not enough disk space for polls:1.0: 17 MB needed on /{place}, 17 MB free"
+    with pytest.raises(AnsibleActionFail, match=message):
         push(host, arguments)
     assert [request["do"] for request in host.requests] == ["query"]
 
@@ -475,9 +478,9 @@ def test_a_spool_that_cannot_be_written(host: Host, arguments: dict[str, Any]) -
         push(host, arguments)
 
 
-def test_a_python_that_is_not_there(host: Host, arguments: dict[str, Any]) -> None:
+def test_a_host_without_python(host: Host, arguments: dict[str, Any]) -> None:
     action = Push(host, arguments)
-    with pytest.raises(AnsibleActionFail, match=r"the host did not answer about polls:1.0 \(127\): .*no-python"):
+    with pytest.raises(AnsibleActionFail, match=r"the push of polls:1.0 failed on the host \(127\): .*no-python"):
         action.run(task_vars={"ansible_python_interpreter": "/no-python"})
 
 
@@ -501,7 +504,7 @@ def test_the_last_release_of_a_version_is_named(recorded: Callable[..., Path]) -
     assert "(release 10, source a)" in receiver.refusal(records, IMAGE, "b")
 
 
-def test_the_same_source_may_come_again_and_another_one_not(recorded: Callable[..., Path]) -> None:
+def test_the_same_source_is_accepted_again_and_another_one_refused(recorded: Callable[..., Path]) -> None:
     records = recorded(r1=(IMAGE, "a" * 64), r2=("polls:0.9", "b" * 64))
     assert receiver.refusal(records, IMAGE, "a" * 64) == ""
     assert receiver.refusal(records, "polls:1.1", "c" * 64) == ""
@@ -511,14 +514,14 @@ def test_the_same_source_may_come_again_and_another_one_not(recorded: Callable[.
 
 
 @pytest.mark.parametrize("plant", [lambda path: path.symlink_to("/dev/null"), Path.mkdir, os.mkfifo])
-def test_what_is_no_file_is_no_record(recorded: Callable[..., Path], plant: Callable[[Path], None]) -> None:
+def test_only_a_regular_file_is_a_record(recorded: Callable[..., Path], plant: Callable[[Path], None]) -> None:
     records = recorded(r1=(IMAGE, "a"))
     (records / "2").mkdir()
     plant(records / "2" / "release.json")
     assert receiver.refusal(records, IMAGE, "a") == ""
 
 
-def test_what_is_not_root_s_is_no_record(recorded: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_another_user_is_not_a_record(recorded: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     records = recorded(r1=(IMAGE, "a"))
     lstat = Path.lstat
 
@@ -531,7 +534,7 @@ def test_what_is_not_root_s_is_no_record(recorded: Callable[..., Path], monkeypa
     assert receiver.refusal(records, IMAGE, "b") == ""
 
 
-def test_a_host_without_releases_takes_anything(tmp_path: Path) -> None:
+def test_a_host_without_releases_accepts_any_image(tmp_path: Path) -> None:
     assert receiver.refusal(tmp_path / "nothing", IMAGE, "a") == ""
 
 

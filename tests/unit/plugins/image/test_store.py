@@ -1,4 +1,4 @@
-"""Exports of what real Engines saved: one small image in the archives of four Engines."""
+"""Exports of archives that real Engines have saved: one small image, saved by four Engines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine, EngineError
 from ansible_collections.hostwright.django.plugins.module_utils.image import store as image_store
-from ansible_collections.hostwright.django.plugins.module_utils.image.receiver import unpacked
+from ansible_collections.hostwright.django.plugins.module_utils.image.receiver import decompress
 from ansible_collections.hostwright.django.plugins.module_utils.image.store import ImageStore, StoreError
 
 HERE = Path(__file__).parent
@@ -26,7 +26,7 @@ ARCHIVES = ["20.10", "26.1-classic", "26.1-containerd", "26.1-pulled"]
 
 
 class Builder(Engine):
-    """The pretended Engine with the images that `docker save` writes to."""
+    """The pretended Engine, whose `docker save` writes one of the archives in images/."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -84,13 +84,13 @@ def test_an_image_of_any_engine(builder: Builder, store: ImageStore, compressed:
     assert hashlib.sha256(image.config.encode()).hexdigest() == CONFIG
     assert [layer.digest for layer in image.layers] == LAYERS
     for layer in image.layers:
-        content = b"".join(unpacked(part) for part in store.pieces(layer, layer.pieces))
+        content = b"".join(decompress(part) for part in store.pieces(layer, layer.pieces))
         assert (hashlib.sha256(content).hexdigest(), len(content)) == (layer.digest, layer.size)
     assert [layer["digest"] for layer in json.loads(image.manifest)["layers"]] == [f"sha256:{d}" for d in LAYERS]
     assert sorted(compressed) == sorted(set(LAYERS))
 
 
-def test_every_engine_gives_the_very_same_image(builder: Builder, tmp_path: Path) -> None:
+def test_all_engines_give_the_same_image(builder: Builder, tmp_path: Path) -> None:
     found = set()
     for archive in ARCHIVES:
         builder.has("tiny:1", archive)
@@ -117,7 +117,7 @@ def test_pieces_of_a_large_layer(store: ImageStore, monkeypatch: pytest.MonkeyPa
     with store.locked():
         layer = store.add(content[i : i + 1000] for i in range(0, len(content), 1000))
     assert (len(layer.pieces), layer.size) == (6, 5120)
-    assert b"".join(unpacked(part) for part in store.pieces(layer, layer.pieces)) == content
+    assert b"".join(decompress(part) for part in store.pieces(layer, layer.pieces)) == content
     parts = list(store.pieces(layer, layer.pieces))
     assert [piece.name for piece in layer.pieces] == [f"{hashlib.sha256(part).hexdigest()}.zst" for part in parts]
     assert list(store.pieces(layer, layer.pieces[2:4])) == parts[2:4]
@@ -125,7 +125,7 @@ def test_pieces_of_a_large_layer(store: ImageStore, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("archive", ARCHIVES)
-def test_a_damaged_layer_is_found(builder: Builder, store: ImageStore, archive: str) -> None:
+def test_a_damaged_layer_is_detected(builder: Builder, store: ImageStore, archive: str) -> None:
     builder.has("tiny:1", archive)
     saved = builder.directory / "saved.tar"
     with tarfile.open(saved) as tar:
@@ -142,7 +142,7 @@ def test_a_damaged_layer_is_found(builder: Builder, store: ImageStore, archive: 
 
 
 @pytest.mark.parametrize("kept", [0, 700, 6000, 12000])
-def test_an_archive_that_breaks_off(builder: Builder, store: ImageStore, kept: int) -> None:
+def test_a_truncated_archive(builder: Builder, store: ImageStore, kept: int) -> None:
     saved = builder.directory / "saved.tar"
     saved.write_bytes(saved.read_bytes()[:kept])
     with pytest.raises((StoreError, EngineError), match="tiny:1"):
@@ -164,13 +164,13 @@ def test_an_image_that_does_not_exist(builder: Builder, store: ImageStore) -> No
         store.export(builder, "other:1")
 
 
-def test_an_image_that_changes_meanwhile(builder: Builder, store: ImageStore) -> None:
+def test_an_image_that_changes_during_the_export(builder: Builder, store: ImageStore) -> None:
     builder.has("tiny:1", "20.10", layers=LAYERS[:2])
     with pytest.raises(StoreError, match="changed while it was exported"):
         store.export(builder, "tiny:1")
 
 
-def test_a_layer_compressed_otherwise(builder: Builder, store: ImageStore) -> None:
+def test_a_layer_compressed_with_zstd(builder: Builder, store: ImageStore) -> None:
     saved = builder.directory / "saved.tar"
     content = saved.read_bytes()
     with tarfile.open(saved) as tar:
@@ -181,7 +181,7 @@ def test_a_layer_compressed_otherwise(builder: Builder, store: ImageStore) -> No
         store.export(builder, "tiny:1")
 
 
-def test_what_nobody_needs_goes(builder: Builder, store: ImageStore) -> None:
+def test_unused_images_and_layers_are_removed(builder: Builder, store: ImageStore) -> None:
     store.layers.mkdir(parents=True)
     (store.layers / ".killed.part").write_text("")
     for number in range(5):
@@ -222,14 +222,14 @@ def test_an_export_of_another_machine_without_known_layers(builder: Builder, sto
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "tiny/../../outside", ".layers/x.zst"])
-def test_an_export_that_would_write_elsewhere(store: ImageStore, tmp_path: Path, name: str) -> None:
+def test_an_export_with_other_files_is_refused(store: ImageStore, tmp_path: Path, name: str) -> None:
     with tarfile.open(tmp_path / "export.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo(name))
-    with pytest.raises(StoreError, match="which is no part of"):
+    with pytest.raises(StoreError, match="which does not belong to"):
         store.unpack(tmp_path / "export.tar", store.description("tiny:1", CONFIG))
     assert not (tmp_path / "outside").exists()
 
 
-def test_a_description_that_is_not_there(store: ImageStore) -> None:
+def test_a_missing_description(store: ImageStore) -> None:
     with pytest.raises(StoreError, match="build the image first"):
         store.image(store.description("tiny:1", CONFIG))
