@@ -179,10 +179,6 @@ def without_credentials(text: str) -> str:
     return re.sub(r"://[^/\s\"@]+@", "://********@", text)
 
 
-def _render(options: Mapping[str, Any]) -> str:
-    return json.dumps(options, indent=2, ensure_ascii=False) + "\n"
-
-
 class Daemon:
     """The Engine on this host: its configuration file, and the programs that control it."""
 
@@ -225,7 +221,7 @@ class Daemon:
             return Outcome(False, NOTHING, (), text, text, before)
 
         action = self._possible(wanted)
-        new = _render(after) if keys else text
+        new = json.dumps(after, indent=2, ensure_ascii=False) + "\n" if keys else text
         if keys:
             self._validate(new)
         if action == RESTART and restart == "auto":

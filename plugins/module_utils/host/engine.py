@@ -32,7 +32,6 @@ class Image:
     layers: tuple[str, ...]
     labels: dict[str, str]
     size: int
-    architecture: str
 
 
 class Engine:
@@ -87,7 +86,6 @@ class Engine:
             layers=tuple(found["RootFS"].get("Layers") or ()),
             labels=(found.get("Config") or {}).get("Labels") or {},
             size=int(found.get("Size") or 0),
-            architecture=found["Architecture"],
         )
 
     def container(self, name: str) -> dict[str, Any] | None:

@@ -140,7 +140,7 @@ def make_directory(path: Path, mode: int, uid: int = 0, gid: int = 0) -> None:
     elsewhere another user may have planted it.
 
     Raises:
-        OSError: the directory cannot be created, or the path is something else.
+        OSError: the directory cannot be created, or the path is not one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,12 +216,9 @@ class Host:
         """The Engine's state, queried through the Docker client if that is installed."""
         client = self.has("docker")
         daemon = self.has("dockerd")
-        state: dict[str, Any] = {
-            "client": client,
-            "daemon": daemon,
-            "package": next((name for name in DAEMON_PACKAGES if daemon and self._installed(name)), ""),
-            **self._unit(),
-        }
+        packages = [name for name in DAEMON_PACKAGES if self.at(f"/var/lib/dpkg/info/{name}.list").exists()]
+        package = packages[0] if daemon and packages else ""
+        state: dict[str, Any] = {"client": client, "daemon": daemon, "package": package, **self._unit()}
         if not client:
             state["failure"] = "the program 'docker' is not installed"
             return EngineState(**state)
@@ -244,9 +242,6 @@ class Host:
             image_root=CONTAINERD_ROOT if containerd and self.at(CONTAINERD_ROOT).is_dir() else data_root,
         )
 
-    def _installed(self, package: str) -> bool:
-        return self.at(f"/var/lib/dpkg/info/{package}.list").exists()
-
     def _unit(self) -> dict[str, bool]:
         if not self.systemd:
             return {}
@@ -264,10 +259,6 @@ class Host:
         while not os.path.lexists(self.at(nearest)) and nearest != nearest.parent:
             nearest = nearest.parent
         return nearest
-
-    def is_directory(self, path: Path) -> bool:
-        """Whether the path of the host is a directory."""
-        return self.at(path).is_dir()
 
     def filesystem(self, path: Path) -> Filesystem:
         """The file system that contains an existing path."""
@@ -304,11 +295,9 @@ class Host:
 
     def _descriptors(self, pid: int) -> tuple[str, ...]:
         targets = []
-        try:
+        with suppress(OSError):  # the process has ended, or belongs to another user
             for entry in self.at(f"/proc/{pid}/fd").iterdir():
                 targets.append(str(entry.readlink()))
-        except OSError:  # the process has ended, or belongs to another user
-            pass
         return tuple(targets)
 
     def _name(self, pid: int) -> str:
@@ -516,7 +505,7 @@ def check_space(host: Host, wanted: Sequence[Space], engine: EngineState) -> tup
     for space in wanted:
         path = _image_root(host, engine) if space.path == ENGINE_SPACE else Path(space.path)
         existing = host.existing(path)
-        if not host.is_directory(existing):
+        if not host.at(existing).is_dir():
             problems.append(Problem(f"{existing} is not a directory", str(path), f"move {existing} away"))
             continue
         system = host.filesystem(existing)

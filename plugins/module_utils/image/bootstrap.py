@@ -104,7 +104,8 @@ def _mmdebstrap(base: Base, target: Path) -> None:
         raise BootstrapError("mmdebstrap is not installed on the builder: apt-get install mmdebstrap") from error
     if done.returncode != 0:
         tail = "\n".join(done.stderr.decode(errors="replace").strip().splitlines()[-8:])
-        raise BootstrapError(f"mmdebstrap could not bootstrap Debian {base.debian} with {base.packages}:\n{tail}")
+        packages = ", ".join(base.packages) or "none"
+        raise BootstrapError(f"mmdebstrap could not bootstrap Debian {base.debian} (packages: {packages}):\n{tail}")
 
 
 def _export_layer(engine: Engine, reference: str, target: Path) -> None:

@@ -59,11 +59,6 @@ class Layer:
     size: int
     pieces: tuple[Piece, ...]
 
-    @property
-    def length(self) -> int:
-        """Compressed size in bytes."""
-        return sum(piece.length for piece in self.pieces)
-
 
 @dataclass(frozen=True)
 class ExportedImage:

@@ -55,9 +55,9 @@ def test_an_engine_that_does_not_answer_is_an_error_and_not_a_missing_image(tmp_
 
 
 def test_an_image(tmp_path: Path) -> None:
-    found = {"Id": "sha256:1", "RootFS": {"Layers": ["sha256:a", "sha256:b"]}, "Architecture": "arm64", "Size": 5}
+    found = {"Id": "sha256:1", "RootFS": {"Layers": ["sha256:a", "sha256:b"]}, "Size": 5}
     (tmp_path / "found").write_text(json.dumps([{**found, "Config": {"Labels": {"k": "v"}}}]))
     engine = docker(tmp_path, f"cat {tmp_path}/found")
-    assert engine.image("x") == Image("sha256:1", ("sha256:a", "sha256:b"), {"k": "v"}, 5, "arm64")
+    assert engine.image("x") == Image("sha256:1", ("sha256:a", "sha256:b"), {"k": "v"}, 5)
     (tmp_path / "found").write_text(json.dumps([{**found, "RootFS": {}, "Config": None}]))
-    assert engine.image("x") == Image("sha256:1", (), {}, 5, "arm64")
+    assert engine.image("x") == Image("sha256:1", (), {}, 5)
