@@ -93,7 +93,7 @@ def test_a_backup_that_starts_at_the_same_moment(host: Host) -> None:
     host.answer("run.rc", "exit 125")
     host.answer("run.err", 'docker: Conflict. The container name "/polls-backup" is already in use by container "1".\n')
     result = host.run("backup", "polls")
-    assert (result.returncode, "runs already" in result.stderr) == (75, True)
+    assert (result.returncode, "is already running" in result.stderr) == (75, True)
 
 
 @pytest.mark.parametrize("state", ["exited", "created", "dead"])
@@ -163,11 +163,11 @@ def test_a_destination_that_is_not_there(host: Host) -> None:
 def test_sites_that_are_not_there(host: Host) -> None:
     result = host.run("status", "pols")
     assert (result.returncode, 'no site "pols" on this host. Sites: polls.' in result.stderr) == (2, True)
-    assert "'../polls' is no site's name" in host.run("status", "../polls").stderr
+    assert "'../polls' is not a site name" in host.run("status", "../polls").stderr
     (host.run_directory / "current").unlink()
     assert "no live release yet" in host.run("manage", "polls", "--", "check").stderr
     (host.config / "backup.json").unlink()
-    assert "no backups set up" in host.run("backup", "polls").stderr
+    assert "no backups configured" in host.run("backup", "polls").stderr
 
 
 def test_a_lost_private_part_is_no_backup_without_alarm(host: Host) -> None:
@@ -245,8 +245,8 @@ def test_the_status_tells_of_the_certificate(host: Host) -> None:
     assert "TLS certificate for example.org from https://ca.example/, until 20" in page
     assert ", in 13 d" in certificate(host, 13.5)
     assert ", 1 d 12 h ago." in certificate(host, -1.5)
-    said = certificate(host, 40, error="No new certificate from https://ca.example/: it\n is down", tried="then")
-    assert said == "No new certificate from https://ca.example/: it is down (tried then)"
+    problems = certificate(host, 40, error="No new certificate from https://ca.example/: it\n is down", tried="then")
+    assert problems == "No new certificate from https://ca.example/: it is down (tried then)"
     assert host.run("status", "polls", "--page").returncode == 1
 
 

@@ -64,7 +64,7 @@ class TestBackup:
         with lock.open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             result = host.run("backup", "polls")
-        assert (result.returncode, "runs already" in result.stderr) == (75, True)
+        assert (result.returncode, "is already running" in result.stderr) == (75, True)
         assert (host.calls(), host.log()) == ([], "")  # it is no failure
 
     def test_what_the_runtime_finds_under_way_is_no_failure(self, host: Host) -> None:
@@ -224,7 +224,7 @@ class TestOffsite:
             result = host.run("backup", "polls", "--quiet")
             assert asked == ["/beat/fail"]
         assert result.returncode == 1
-        assert f"The backup {name} is made and verified, but not off-site" in result.stderr
+        assert f"The backup {name} was made and verified, but is not off-site" in result.stderr
         assert "Fatal: connection refused\n" in host.log()
         assert "offsite" not in memory(host)
 
@@ -237,7 +237,7 @@ class TestOffsite:
     def test_only_a_sealed_backup_is_sent(self, host: Host, name: str) -> None:
         (host.backups / f"{name}.json.sha256").unlink()
         result = host.run("backup", "polls")
-        assert (result.returncode, "its seal does not fit" in result.stderr) == (1, True)
+        assert (result.returncode, "its seal does not match" in result.stderr) == (1, True)
         assert host.sent() == []
 
     def test_the_check(self, host: Host, name: str) -> None:
@@ -397,7 +397,7 @@ class TestWatch:
         host.seal(10)
         results = [host.run("watch", "polls") for _ in range(2)]
         assert [one.returncode for one in results] == [0, 0]
-        assert "All is well again" in results[0].stdout
+        assert "The alarm has ended" in results[0].stdout
         assert results[1].stdout == ""
 
     def test_no_backup_yet_counts_from_the_set_up(self, host: Host) -> None:

@@ -1,4 +1,4 @@
-"""The certificates of this host's sites: renewals, until when each counts, and how its last renewal went."""
+"""The certificates of this host's sites: renewal, expiry, and the result of the last renewal."""
 
 from __future__ import annotations
 
@@ -19,29 +19,32 @@ from hostwright_host.health import span
 from hostwright_host.site import Site, read_object
 
 _SOON = CERTIFICATE_DAYS * 86400.0
-"""Seconds before its end from which a certificate is a problem: one of a CA is renewed long before."""
+"""Seconds before its expiry from which a certificate is a problem: those of a CA are renewed long before."""
 
 
 def renew(root: Path, chosen: Sequence[str], force: bool) -> int:
-    """Obtain and renew certificates; cron does so twice a day, a deployment for the first one.
+    """Obtain and renew certificates; cron calls this twice a day, a deployment calls it for the first certificate.
 
-    What fails is in the journal (journalctl -t hostwright), in tls/status.json and on standard error.
+    Failures are written to the journal (journalctl -t hostwright), to tls/status.json and to standard error.
 
     Args:
         root: Nginx's directory on the host.
-        chosen: names of sites; all that get theirs from a CA if there is none.
-        force: whether to renew what is not due, too.
+        chosen: names of sites; if empty, all sites whose certificate comes from a CA.
+        force: whether to renew certificates that are not due, too.
 
     Returns:
-        The exit status: 1 if any of them could not be got.
+        The exit status: 1 if a certificate could not be obtained.
 
     Raises:
-        CommandError: a site is not one of those.
+        CommandError: a chosen site has no certificate from a CA.
     """
     authority = Authority(root)
     sites = authority.sites()
     if unknown := set(chosen) - set(sites):
-        raise CommandError(f"no site of that name gets its certificate here: {', '.join(sorted(unknown))}", 2)
+        raise CommandError(
+            f"These sites get no certificate from a CA on this host: {', '.join(sorted(unknown))}. "
+            f"Sites that do: {', '.join(sorted(sites)) or 'none'}.", 2
+        )  # fmt: skip
     os.umask(0o022)
     failed = False
     for site in chosen or sites:
@@ -56,24 +59,24 @@ def renew(root: Path, chosen: Sequence[str], force: bool) -> int:
     return 1 if failed else 0
 
 
-def known(site: Site) -> dict[str, Any]:
-    """Read what the role nginx and the renewal have written; empty if the site has no certificate."""
+def status(site: Site) -> dict[str, Any]:
+    """Read the status that the role nginx and the renewal write; empty if the site has no certificate."""
     path = site.tls.with_name("status.json")
     found: dict[str, Any] = (read_object(path) if path.exists() else {}).get(site.name) or {}
     return found
 
 
 def problems(certificate: Mapping[str, Any], now: float) -> dict[str, str]:
-    """Say what is wrong with it at a moment (seconds since the epoch), by kind."""
+    """Return a certificate's problems at a time (seconds since the epoch), by kind."""
     found = {}
     expires = certificate.get("expires")
     if expires:
         left = calendar.timegm(time.strptime(expires, TIME)) - now
         if left <= 0:
-            found["certificate"] = f"The certificate expired {expires}, {span(-left)} ago."
+            found["certificate"] = f"The certificate expired on {expires}, {span(-left)} ago."
         elif left < _SOON:
-            found["certificate"] = f"The certificate expires {expires}, in {span(left)}."
+            found["certificate"] = f"The certificate expires on {expires}, in {span(left)}."
     if certificate.get("error"):
-        said = " ".join(certificate["error"].split())
-        found["renewal"] = f"{said} (tried {certificate.get('tried')})"
+        error = " ".join(certificate["error"].split())
+        found["renewal"] = f"{error} (tried {certificate.get('tried')})"
     return found

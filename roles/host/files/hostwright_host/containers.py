@@ -1,4 +1,4 @@
-"""Containers of the live release's image: the running one, and those that do one thing and go."""
+"""Containers of the live release's image: the running one and the one-shot ones."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ansible_collections.hostwright.django.plugins.module_utils.contract import 
 from hostwright_host.errors import BUSY, TIMED_OUT, BusyError, CommandError
 from hostwright_host.site import Site, field
 
-# Longer than the runtime's own limit, which comes first and says more.
+# Seconds beyond the runtime's time limit, which expires first and reports more.
 GRACE = 15
-_CPU_SHARES = 256  # of a processor that is short: a quarter of what the site and Nginx get
+_CPU_SHARES = 256  # while processor time is short: a quarter of what the site and Nginx get
 _PIDS = 128
 
 
 def docker(arguments: Sequence[str], timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-    """Run docker and capture what it prints.
+    """Run docker and capture its output.
 
     Raises:
         CommandError: there is no docker command.
@@ -43,32 +43,34 @@ def docker(arguments: Sequence[str], timeout: float | None = None) -> subprocess
 
 
 def manage(site: Site, arguments: Sequence[str]) -> int:
-    """Run a management command in the live release; this process becomes it, with its exit status and its signals."""
+    """Replace this process by a management command in the live release, which gets its signals and exit status."""
     container = field(site.current(), "container", "release's record")
     terminal = ["--interactive", "--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else ["--interactive"]
     command = ["docker", "exec", *terminal, container, "python3", "manage.py", *arguments]
     try:
-        os.execvp(command[0], command)  # noqa: S606 (a shell would read the arguments again)
+        os.execvp(command[0], command)  # noqa: S606 (a shell would parse the arguments again)
     except FileNotFoundError as error:
         raise CommandError("There is no docker command on this host.") from error
 
 
 def job(site: Site, name: str) -> int:
-    """Run a job of the live release in its container; return its exit status, with what it printed.
+    """Run a job of the live release in its container, passing on its output; return its exit status.
 
-    A job that still runs is left alone.
+    Raises:
+        BusyError: the job is still running.
+        CommandError: the release has no job of this name.
     """
     container = f"{field(site.current(), 'container', 'release record')}-job-{name}"
     state = container_state(container)["status"]
     if state == "missing":
         raise CommandError(f'The live release of {site.name} has no job "{name}" (container {container}).')
     if state == "running":
-        raise BusyError(f"The job {name} of {site.name} runs already.")
+        raise BusyError(f"The job {name} of {site.name} is already running.")
     return subprocess.run(["docker", "start", "--attach", container], check=False, stdin=subprocess.DEVNULL).returncode
 
 
 def container_state(name: str) -> dict[str, Any]:
-    """Ask Docker about a container."""
+    """Return a container's state; its status is ``missing`` if Docker has none of this name."""
     result = docker(["container", "inspect", name])
     if result.returncode:
         return {"name": name, "status": "missing"}
@@ -86,24 +88,24 @@ def container_state(name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Mount:
-    """A directory of the host in a container."""
+    """A directory or file of the host, mounted into a container."""
 
     source: Path
     target: str
     writable: bool = False
 
     def __str__(self) -> str:
-        # Binds, not volumes: Docker would make a missing volume, empty and without a word.
+        # Binds, not volumes: Docker would silently create an empty volume in place of a missing one.
         return f"type=bind,src={self.source},dst={self.target}{'' if self.writable else ',readonly'}"
 
 
 @dataclass(frozen=True)
 class OneShot:
-    """A container that runs one verb of the runtime and goes. Its fixed name is a lock."""
+    """A container that runs one verb of the runtime and is then removed. Its fixed name is the lock."""
 
     site: Site
     kind: str
-    """What it does: its label, and the end of its name."""
+    """The kind of run: the container's label and the end of its name."""
     mounts: Sequence[Mount]
     verb: Sequence[str]
     time_limit: float
@@ -116,16 +118,16 @@ class OneShot:
         return f"{self.site.name}-{self.kind}"
 
     def run(self, record: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-        """Run it to its end.
+        """Run the container until it ends.
 
         Args:
-            record: the live release's.
+            record: the live release's record.
 
         Raises:
             BusyError: a container of this name is running.
-            CommandError: it did not end in time, and was killed.
+            CommandError: the container did not end in time and was killed.
         """
-        self._clear()
+        self._remove_ended()
         try:
             result = docker(self.arguments(record), timeout=self.time_limit + GRACE)
         except subprocess.TimeoutExpired as error:
@@ -135,11 +137,11 @@ class OneShot:
                 f"The {self.kind} did not end within {self.time_limit:g} s: its container was killed.", TIMED_OUT
             ) from error
         if result.returncode == 125 and "is already in use" in result.stderr:
-            raise BusyError(f"Another {self.kind} of {self.site.name} runs already (container {self.name}).")
+            raise BusyError(f"Another {self.kind} of {self.site.name} is already running (container {self.name}).")
         return result
 
     def arguments(self, record: dict[str, Any]) -> list[str]:
-        """Build docker's arguments."""
+        """Return docker's arguments."""
         mounts = [part for mount in self.mounts for part in ("--mount", str(mount))]
         return [
             "run", "--rm", "--name", self.name,
@@ -150,29 +152,29 @@ class OneShot:
             *self.verb,
         ]  # fmt: skip
 
-    def _clear(self) -> None:
-        """Remove a container that a reboot ended; one that runs is another run."""
+    def _remove_ended(self) -> None:
+        """Remove a container that a reboot ended; a running one belongs to another run."""
         result = docker(["container", "inspect", "--format", "{{.State.Status}}", self.name])
         if result.returncode:
             return
         state = result.stdout.strip()
         if state in {"running", "paused", "restarting"}:
-            raise BusyError(f"Another {self.kind} runs already (container {self.name} is {state}).")
+            raise BusyError(f"Another {self.kind} is already running (container {self.name} is {state}).")
         docker(["rm", self.name])
 
 
-def answer(result: subprocess.CompletedProcess[str], what: str) -> dict[str, Any]:
-    """Read the runtime's answer, one line of JSON.
+def report_of(result: subprocess.CompletedProcess[str], what: str) -> dict[str, Any]:
+    """Parse the runtime's report, the last line of its output, in JSON.
 
     Raises:
-        BusyError: it said that something else is under way.
-        CommandError: it failed, or said nothing that can be read.
+        BusyError: the runtime found another run in progress.
+        CommandError: the runtime failed, or its output is not a report.
     """
     if result.returncode:
-        said = (result.stderr or result.stdout).strip() or f"exit status {result.returncode}"
-        raise BusyError(said) if result.returncode == BUSY else CommandError(said, result.returncode)
+        message = (result.stderr or result.stdout).strip() or f"exit status {result.returncode}"
+        raise BusyError(message) if result.returncode == BUSY else CommandError(message, result.returncode)
     try:
-        found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+        report: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     except (ValueError, IndexError) as error:
-        raise CommandError(f"The {what} said nothing that can be read: {result.stdout!r}") from error
-    return found
+        raise CommandError(f"The {what} printed no report (a line of JSON) but: {result.stdout!r}") from error
+    return report

@@ -1,4 +1,4 @@
-"""What the command ends with if something is wrong."""
+"""Errors and exit statuses of the host command."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ TIMED_OUT = 124  # as timeout(1)
 
 
 class CommandError(Exception):
-    """Something the reader can put right."""
+    """A failure with a message for the operator and the command's exit status."""
 
     def __init__(self, message: str, exit_status: int = 1) -> None:
-        """Keep the message and what the command exits with."""
+        """Store the message and the exit status."""
         super().__init__(message)
         self.exit_status = exit_status
 
 
 class BusyError(CommandError):
-    """The same is under way already; what was asked for is not wrong."""
+    """Another run is in progress; that is not a failure."""
 
     def __init__(self, message: str) -> None:
-        """Keep the message."""
+        """Store the message."""
         super().__init__(message, BUSY)

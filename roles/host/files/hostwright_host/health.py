@@ -1,4 +1,4 @@
-"""Whether a site's backups can be relied on: how old the newest is, how the last drill went, what lies off-site."""
+"""The health of a site's backups: age of the newest, result of the last drill, state of the off-site repository."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from hostwright_host.site import Settings, Site, write
 from hostwright_host.store import Backup, look, stored_bytes, written
 
 _CLOCK_TOLERANCE = 300.0
-"""Seconds that a backup may lie ahead: clocks are corrected."""
+"""Seconds that a backup may be ahead of the clock: clocks are corrected."""
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 @dataclass(frozen=True)
 class Health:
-    """The state of a site's backups at a moment (seconds since the epoch)."""
+    """The state of a site's backups at a time (seconds since the epoch)."""
 
     now: float
     settings: Settings
     backups: list[Backup]
-    """Those that can be used, oldest first."""
+    """Usable backups, oldest first."""
     unusable: Mapping[str, str]
-    """What is wrong with each other one, by id."""
+    """The reason for each unusable backup, by id."""
     memory: Mapping[str, Any]
     set_up: float
-    """When the settings were written: before the first backup its age is counted from then."""
+    """When the settings were written: before the first backup, ages count from then."""
 
     @classmethod
     def of(cls, site: Site, settings: Settings) -> Health:
-        """Look at a site."""
+        """Read a site's backups and the results of its last runs."""
         return cls(time.time(), settings, *look(settings.directory), site.memory(), settings.path.stat().st_mtime)
 
     @property
@@ -51,11 +51,11 @@ class Health:
 
     @property
     def stale_after(self) -> float:
-        """Age in seconds that is too much: twice the interval, and as long as a backup takes."""
+        """Age in seconds from which backups are stale: twice the interval plus the duration of a backup."""
         return 2 * self.settings.interval + (self.newest.seconds if self.newest else 0.0)
 
     def backup_problems(self) -> dict[str, str]:
-        """Say what is wrong with the backups, by kind."""
+        """Return the problems of the backups, by kind."""
         found = {}
         beside = f"; not usable: {', '.join(self.unusable)}" if self.unusable else ""
         every = f"one is due every {span(self.settings.interval)}{beside}"
@@ -68,7 +68,7 @@ class Health:
         elif self.age > self.stale_after:
             found["stale"] = f"The newest verified backup, {newest.id}, is {span(self.age)} old; {every}."
         elif self.age < -_CLOCK_TOLERANCE:
-            found["clock"] = f"The newest backup, {newest.id}, lies {span(-self.age)} ahead of this host's clock."
+            found["clock"] = f"The newest backup, {newest.id}, is {span(-self.age)} ahead of this host's clock."
         sent = self._run("offsite")
         if self.settings.offsite and self.now - float(sent.get("taken") or self.set_up) > self.stale_after:
             last = f"the last that was sent is {sent['id']}" if "id" in sent else "none has been sent"
@@ -76,7 +76,7 @@ class Health:
         return found
 
     def problems(self) -> dict[str, str]:
-        """Say what is wrong with backups, drills and the off-site repository, by kind."""
+        """Return the problems of backups, drills and the off-site repository, by kind."""
         found = self.backup_problems()
         drill = self._run("drill")
         if drill and not drill.get("ok"):
@@ -93,7 +93,7 @@ class Health:
         return found
 
     def summary(self, site: Site) -> dict[str, Any]:
-        """Return all of it in JSON's types."""
+        """Return the whole state as JSON types."""
         newest = self.newest
         return {
             "site": site.name,
@@ -128,7 +128,7 @@ class Health:
 
 
 def ended(ok: bool, message: str, started: float, **facts: Any) -> dict[str, Any]:
-    """Describe how a run ended that started at a moment, for the memory."""
+    """Return the result of a run that started at a time (seconds since the epoch), as the memory stores it."""
     now = time.time()
     return {
         "ok": ok, "time": written(now), "moment": round(now), "seconds": round(now - started, 1), "message": message,
@@ -137,12 +137,12 @@ def ended(ok: bool, message: str, started: float, **facts: Any) -> dict[str, Any
 
 
 def first_line(run: Mapping[str, Any]) -> str:
-    """Return the first line of what a run said."""
-    return next(iter(str(run.get("message") or "").splitlines()), "it said nothing.")
+    """Return the first line of a run's message."""
+    return next(iter(str(run.get("message") or "").splitlines()), "it gave no reason.")
 
 
 def span(seconds: float) -> str:
-    """Write a time span with its largest unit and the one below it."""
+    """Format a time span (seconds) with its largest unit and the next smaller one."""
     rest = max(round(seconds), 0)
     for (size, unit), (smaller, below) in pairwise(_UNITS):
         if rest >= size:
@@ -152,9 +152,9 @@ def span(seconds: float) -> str:
 
 
 def publish(site: Site, settings: Settings) -> None:
-    """Write the state where others look: beside the backups, for node_exporter, for the site's readiness.
+    """Write the state beside the backups, for node_exporter and for the site's readiness probe.
 
-    What cannot be written is logged and stops nothing: it is a report.
+    A report that cannot be written is logged; it fails nothing.
     """
     health = Health.of(site, settings)
     summary = health.summary(site)
@@ -179,7 +179,7 @@ def publish(site: Site, settings: Settings) -> None:
 
 
 def metrics(summary: Mapping[str, Any]) -> str:
-    """Write the state as node_exporter's textfile collector reads it; what is not known is left out."""
+    """Format the state for node_exporter's textfile collector, without unknown values."""
     newest, run, drill, sent = (summary[name] or {} for name in ("backup", "last_run", "drill", "offsite"))
     values: tuple[tuple[str, str, float | None], ...] = (
         ("backup_newest_timestamp_seconds", "When the newest verified backup was taken.", newest.get("moment")),
@@ -198,7 +198,7 @@ def metrics(summary: Mapping[str, Any]) -> str:
         ("drill_last_run_success", "Whether the last drill succeeded.", drill.get("ok")),
         ("drill_recovery_seconds", "How long the newest backup took to restore and boot.", drill.get("recovery")),
         ("offsite_newest_timestamp_seconds", "When the newest off-site backup was taken.", sent.get("taken")),
-        ("backup_problems", "Number of things that are wrong with the backups.", len(summary["problems"])),
+        ("backup_problems", "Number of problems with the backups.", len(summary["problems"])),
     )
     return "".join(
         f"# HELP hostwright_{name} {text}\n# TYPE hostwright_{name} gauge\n"

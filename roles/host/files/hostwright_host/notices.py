@@ -1,4 +1,4 @@
-"""Who is told how a run went: syslog, the log beside the backups, the heartbeat. Cron mails the command's output."""
+"""Notices of a run's result: syslog, the log beside the backups, the heartbeat. Cron mails the command's output."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from hostwright_host.site import Settings
 from hostwright_host.store import written
 
 _LOG_BYTES = 1_000_000
-"""Of this size the log begins anew; the one before stays as ``log.1``."""
+"""Size at which the log is rotated; the old log is kept as ``log.1``."""
 _HEARTBEAT_TRIES = 3
 _HEARTBEAT_TIMEOUT = 10.0
 
 
 def note(site: str, text: str, directory: Path | None = None, level: int = syslog.LOG_INFO) -> None:
-    """Write a message to syslog and, line by line, to the log beside the backups.
+    """Write a message, line by line, to syslog and to the log beside the backups.
 
-    A log that cannot be written is said to syslog and stops nothing.
+    A log that cannot be written is reported to syslog; it fails nothing.
     """
     moment = written(time.time())
     lines = text.splitlines()
@@ -40,7 +40,7 @@ def note(site: str, text: str, directory: Path | None = None, level: int = syslo
 
 
 def _append(path: Path, text: str) -> None:
-    """Append to the log; the directory is the containers' user's: no link there is followed, no reader waited for."""
+    """Append to the log without following links or blocking on a FIFO: the containers' user owns its directory."""
     with contextlib.suppress(FileNotFoundError):
         if path.lstat().st_size > _LOG_BYTES:
             files.replace(path, path.with_name(f"{path.name}.1"))
@@ -50,7 +50,7 @@ def _append(path: Path, text: str) -> None:
 
 
 def beat(site: str, settings: Settings, well: bool) -> None:
-    """Call the heartbeat's URL, or the one for failures. A call that fails is logged and stops nothing."""
+    """Call the heartbeat's URL, or the one for failures. A call that fails is logged; it fails nothing."""
     url = settings.secret("heartbeat_url" if well else "heartbeat_fail_url")
     if not url:
         return
@@ -61,13 +61,13 @@ def beat(site: str, settings: Settings, well: bool) -> None:
             with urllib.request.urlopen(url, timeout=_HEARTBEAT_TIMEOUT):  # noqa: S310 (http or https: role backup)
                 return
         except (OSError, ValueError, http.client.HTTPException) as error:
-            # The address is a secret of sorts: whoever knows it can call it.
+            # The URL is a secret: anybody who knows it can send heartbeats.
             problem = str(error).replace(url, "the URL")
     note(site, f"the heartbeat could not be sent: {problem}", settings.directory, syslog.LOG_WARNING)
 
 
 def failed(site: str, settings: Settings | None, what: str, error: CommandError) -> None:
-    """Make a failure known; the command prints it too, for cron's mail."""
+    """Log a failure and call the heartbeat's URL for failures; the command prints it too, for cron's mail."""
     directory = settings.directory if settings else None
     note(site, f"{what} failed (exit status {error.exit_status}): {error}", directory, syslog.LOG_ERR)
     if settings:

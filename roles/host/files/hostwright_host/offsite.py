@@ -1,4 +1,4 @@
-"""The off-site repository: restic sends what has been verified here, encrypted."""
+"""The off-site repository: restic sends verified backups to it, encrypted."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from hostwright_host.store import Backup
 
 _PRUNE_INTERVAL = 24 * 3600.0
 _CHECK_PARTS = 8
-"""A check reads one part of the data; so many checks read all of it."""
+"""Number of parts of the data; a check reads one part."""
 _NO_REPOSITORY = "Is there a repository at the following location?"
 _LOCKED = "repository is already locked"
-_PATIENCE = 600.0
-"""Seconds that a lock of another host is waited for: hosts of a group share their schedules."""
+_LOCK_WAIT = 600.0
+"""Seconds to wait for another host's lock: hosts of a group share their schedules."""
 
 
 def send(site: Site, settings: Settings, backup: Backup) -> None:
-    """Send a backup, and let go of those off-site that are not kept any more; remember it.
+    """Send a backup, remove the off-site backups that are not kept any more, store the result.
 
     Raises:
-        CommandError: what restic said.
+        CommandError: restic failed; the message has its output.
     """
     started = time.time()
     directory = settings.directory
@@ -40,14 +40,14 @@ def send(site: Site, settings: Settings, backup: Backup) -> None:
     before = site.memory().get("offsite") or {}
     repository = hashlib.sha256(str(settings.offsite["repository"]).encode()).hexdigest()
     result = _restic(site, settings, (*words, "--", *files), directory)
-    # One that was there and is gone is a disk that is not mounted, not a reason to begin anew.
+    # A known repository that is missing is an unmounted disk: no new one is made in its place.
     if result.returncode and _NO_REPOSITORY in result.stderr and before.get("repository") != repository:
         _require(_restic(site, settings, ("init",), directory), "make the repository")
         result = _restic(site, settings, (*words, "--", *files), directory)
     if _NO_REPOSITORY in result.stderr:
         raise CommandError(
-            "The off-site repository, which was there before, is gone: is its disk mounted? If it is to begin anew, "
-            f"run restic init on this host, or name another one (backup_offsite).\n{result.stderr.strip()}"
+            "The off-site repository, which was there before, is gone: is its disk mounted? To start a new one, run "
+            f"restic init on this host, or set another one (backup_offsite).\n{result.stderr.strip()}"
         )
     _require(result, f"send {backup.id}")
     found = _message(result.stdout, "summary")
@@ -66,10 +66,10 @@ def send(site: Site, settings: Settings, backup: Backup) -> None:
 
 
 def check(site: Site, settings: Settings) -> None:
-    """Check the repository's structure, and the data of one part of it, another one each week; remember it.
+    """Check the repository's structure and one part of its data, the next part each week; store the result.
 
     Raises:
-        CommandError: it is damaged, or cannot be reached.
+        CommandError: the repository is damaged or cannot be reached.
     """
     if not settings.offsite:
         raise CommandError(f"{site.name} has no off-site repository (backup_offsite).", 2)
@@ -85,12 +85,12 @@ def check(site: Site, settings: Settings) -> None:
 
 
 def _restic(site: Site, settings: Settings, words: Sequence[str], directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run restic, past a lock that a killed run left: unlock removes it only if its process is gone.
+    """Run restic; remove a lock that a killed run left (unlock removes it only if its process is gone).
 
-    For what another host does in the repository it waits some minutes; for a check of this one until it has ended.
+    Waits up to 10 minutes for another host's lock, and for this host's own runs of restic until they end.
     """
     with site.lock("restic", wait=True):
-        until = time.monotonic() + min(settings.time_limit, _PATIENCE)
+        until = time.monotonic() + min(settings.time_limit, _LOCK_WAIT)
         pause = 0
         while True:
             result = _once(site, settings, words, directory)
@@ -132,12 +132,12 @@ def _once(site: Site, settings: Settings, words: Sequence[str], directory: Path)
 
 def _require(result: subprocess.CompletedProcess[str], what: str) -> None:
     if result.returncode:
-        said = _message(result.stderr, "exit_error").get("message") or (result.stderr or result.stdout).strip()
-        raise CommandError(f"restic could not {what}: {said or f'exit status {result.returncode}'}")
+        error = _message(result.stderr, "exit_error").get("message") or (result.stderr or result.stdout).strip()
+        raise CommandError(f"restic could not {what}: {error or f'exit status {result.returncode}'}")
 
 
 def _message(output: str, kind: str) -> dict[str, Any]:
-    """Return the last message of a kind that restic has printed as JSON; empty if there is none."""
+    """Return the last JSON message of a kind in restic's output; empty if there is none."""
     for line in reversed(output.splitlines()):
         try:
             message = json.loads(line)

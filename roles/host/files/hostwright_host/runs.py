@@ -1,4 +1,4 @@
-"""What cron runs: backup, drill, watch, the check of the off-site repository. Each is remembered and made known."""
+"""The runs that cron starts: backup, drill, watch, check of the off-site repository. Each reports its result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.contract import 
 from ansible_collections.hostwright.django.plugins.module_utils.host.files import remove_tree
 
 from hostwright_host import offsite
-from hostwright_host.containers import Mount, OneShot, answer
+from hostwright_host.containers import Mount, OneShot, report_of
 from hostwright_host.errors import TIMED_OUT, BusyError, CommandError
 from hostwright_host.health import Health, ended, publish, span
 from hostwright_host.notices import beat, failed, note
@@ -38,15 +38,15 @@ from hostwright_host.site import Settings, Site, field
 from hostwright_host.store import Backup, backups, require_directory
 
 _ALARM_INTERVAL = 24 * 3600.0
-"""Seconds after which an alarm that still holds is told again."""
-_MEMORY = "/dev/shm"  # noqa: S108 (a directory of ours in it, which only root may enter)
+"""Seconds after which an alarm that is still active is reported again."""
+_MEMORY = "/dev/shm"  # noqa: S108 (each copy is in a directory of its own that only root may enter)
 _SPARE = 64 << 20
-"""Bytes that a drill leaves free beside the database."""
+"""Bytes that a drill needs in addition to the database."""
 
 
 @contextlib.contextmanager
-def _known(site: Site, settings: Settings, what: str) -> Iterator[None]:
-    """Make a failure known and remember it; that the same runs already is none."""
+def _reported(site: Site, settings: Settings, what: str) -> Iterator[None]:
+    """Report and store a failure; BusyError is not a failure."""
     started = time.time()
     try:
         try:
@@ -63,27 +63,27 @@ def _known(site: Site, settings: Settings, what: str) -> Iterator[None]:
 
 
 def backup(site: Site) -> dict[str, Any]:
-    """Make a verified backup, send it off-site if that is set up, and call the heartbeat.
+    """Make a verified backup, send it to the off-site repository if there is one, and call the heartbeat.
 
     Returns:
         The new backup's manifest.
     """
     settings = site.settings()
     started = time.time()
-    with site.lock("backup"), _known(site, settings, "backup"):
+    with site.lock("backup"), _reported(site, settings, "backup"):
         for command in settings.secrets.get("pre_hooks") or []:
-            _hook(site, settings, str(command))
-        manifest = _newest_generation(site, settings)
+            _run_hook(site, settings, str(command))
+        manifest = _back_up_current_generation(site, settings)
         name = str(manifest.get("id"))
         if settings.offsite:
             made = next((one for one in backups(settings.directory) if one.id == name), None)
             if made is None:
-                raise CommandError(f"{settings.directory}: the backup {name} is not there, or its seal does not fit.")
+                raise CommandError(f"{settings.directory}: the backup {name} is missing, or its seal does not match.")
             try:
                 offsite.send(site, settings, made)
             except CommandError as error:
                 raise CommandError(
-                    f"The backup {name} is made and verified, but not off-site: {error}", error.exit_status
+                    f"The backup {name} was made and verified, but is not off-site: {error}", error.exit_status
                 ) from error
         site.remember(backup=ended(True, f"{name} verified", started, id=name))
         note(site.name, f"backup {name} verified in {time.time() - started:.1f} s", settings.directory)
@@ -92,7 +92,7 @@ def backup(site: Site) -> dict[str, Any]:
     return manifest
 
 
-def _hook(site: Site, settings: Settings, command: str) -> None:
+def _run_hook(site: Site, settings: Settings, command: str) -> None:
     try:
         result = subprocess.run(
             ["/bin/sh", "-c", command],
@@ -108,24 +108,24 @@ def _hook(site: Site, settings: Settings, command: str) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise CommandError(
-            f"The hook before the backup did not end within {settings.time_limit:g} s: {command}", TIMED_OUT
+            f"The pre-backup hook did not end within {settings.time_limit:g} s: {command}", TIMED_OUT
         ) from error
     if result.returncode:
         raise CommandError(
-            f"The hook before the backup ended with exit status {result.returncode}: {command}\n{result.stdout.strip()}"
+            f"The pre-backup hook ended with exit status {result.returncode}: {command}\n{result.stdout.strip()}"
         )
 
 
-def _newest_generation(site: Site, settings: Settings) -> dict[str, Any]:
-    """Back up; a release that commits a new database generation meanwhile makes it do one more, of that."""
+def _back_up_current_generation(site: Site, settings: Settings) -> dict[str, Any]:
+    """Back up; if a release commits a new database generation meanwhile, back that up, too."""
     while True:
         record = site.current()
         require_directory(settings.directory)
-        with _tls(site) as tls:
+        with _tls_copy(site) as tls:
             result = backup_container(site, settings, record, tls).run(record)
-        manifest = answer(result, "backup")
+        manifest = report_of(result, "backup")
         if result.stderr:
-            # What the runtime warns of belongs to the reader, not into the answer.
+            # The runtime's warnings go to the operator; they are no part of the report.
             sys.stderr.write(result.stderr)
             note(site.name, result.stderr, settings.directory, syslog.LOG_WARNING)
         if site.current().get("generation") == record.get("generation"):
@@ -133,10 +133,11 @@ def _newest_generation(site: Site, settings: Settings) -> dict[str, Any]:
 
 
 def backup_container(site: Site, settings: Settings, record: dict[str, Any], tls: Path | None = None) -> OneShot:
-    """Describe the container that makes a backup."""
+    """Return the container that makes a backup."""
     mounts = [
         Mount(site.data, DATA, writable=True),
-        *_protected(site),
+        Mount(site.config, CONFIGURATION),
+        *_run_and_media(site),
         *([Mount(tls, "/site/tls")] if tls else []),
         Mount(settings.directory, BACKUPS, writable=True),
     ]
@@ -149,20 +150,16 @@ def backup_container(site: Site, settings: Settings, record: dict[str, Any], tls
     return OneShot(site, "backup", mounts, verb, settings.time_limit)
 
 
-def _protected(site: Site) -> list[Mount]:
-    """Return what the container that makes a backup reads besides the database."""
-    return [Mount(site.config, CONFIGURATION), *_published(site)]
-
-
-def _published(site: Site) -> list[Mount]:
+def _run_and_media(site: Site) -> list[Mount]:
     return [Mount(site.run, RUN), *([Mount(site.media, MEDIA)] if site.media.is_dir() else [])]
 
 
 @contextlib.contextmanager
-def _tls(site: Site) -> Iterator[Path | None]:
-    """Copy the site's certificate and key for a container of backups, in memory: only Nginx and root may read the key.
+def _tls_copy(site: Site) -> Iterator[Path | None]:
+    """Copy the site's certificate and key into memory for the backup container: only Nginx and root may read the key.
 
-    What it yields is None where the site has none.
+    Yields:
+        The directory of the copy; None if the site has no certificate.
     """
     if not site.tls.is_dir():
         yield None
@@ -171,15 +168,15 @@ def _tls(site: Site) -> Iterator[Path | None]:
         place = Path(scratch) / site.name
         shutil.copytree(site.tls, place)
         for path in (Path(scratch), place, *place.iterdir()):
-            _give_away(path)
+            _chown(path)
         yield Path(scratch)
 
 
 def verify(site: Site, ids: list[str]) -> dict[str, Any]:
-    """Have backups read again, all of them unless some are named.
+    """Read backups again and compare them with their manifests; no ids mean all backups.
 
     Returns:
-        The runtime's answer: ``verified`` and ``wrong``.
+        The runtime's report: ``verified`` and ``wrong``.
     """
     settings = site.settings()
     require_directory(settings.directory)
@@ -187,31 +184,31 @@ def verify(site: Site, ids: list[str]) -> dict[str, Any]:
     verb = ["verify", "--output", BACKUPS, *ids]
     result = OneShot(site, "verify", [Mount(settings.directory, BACKUPS)], verb, settings.time_limit).run(record)
     if result.returncode == 1 and result.stdout.startswith("{"):
-        result.returncode = 0  # the answer says what is wrong
-    return answer(result, "verification")
+        result.returncode = 0  # the report has the damaged backups
+    return report_of(result, "verification")
 
 
 def drill(site: Site) -> list[dict[str, Any]]:
-    """Restore and boot the newest backup, and an older one by chance, in a scratch place.
+    """Restore and boot the newest backup and a random older one in a scratch directory.
 
     Returns:
-        The runtime's answer for each.
+        The runtime's report for each.
     """
     settings = site.settings()
     started = time.time()
-    with site.lock("drill"), _known(site, settings, "drill"):
+    with site.lock("drill"), _reported(site, settings, "drill"):
         require_directory(settings.directory)
         found = backups(settings.directory)
         if not found:
             raise CommandError(f"{settings.directory}: there is no backup to restore.")
         done = [_drill_one(site, settings, found[-1])]
         while len(found) > 1:
-            chosen = random.choice(found[:-1])  # noqa: S311 (no secret)
+            chosen = random.choice(found[:-1])  # noqa: S311 (not for cryptography)
             try:
                 done.append(_drill_one(site, settings, chosen))
                 break
             except CommandError:
-                # Retention may have removed it meanwhile; another one will do.
+                # If retention removed it meanwhile, try another one.
                 left = [one.id for one in backups(settings.directory)]
                 if chosen.id in left:
                     raise
@@ -228,7 +225,7 @@ def drill(site: Site) -> list[dict[str, Any]]:
 def _drill_one(site: Site, settings: Settings, chosen: Backup) -> dict[str, Any]:
     record = site.current()
     scratch = site.data / "drill"
-    # Another drill would be refused by the lock: what lies there a killed one left.
+    # The lock allows one drill at a time, so a directory found here was left by a killed drill.
     remove_tree(scratch)
     needed, free = chosen.database_bytes + _SPARE, shutil.disk_usage(site.data).free
     if free < needed:
@@ -238,39 +235,39 @@ def _drill_one(site: Site, settings: Settings, chosen: Backup) -> dict[str, Any]
         )
     scratch.mkdir(mode=0o700)
     try:
-        _give_away(scratch)
-        mounts = [*_as_release(site, record), *_of(settings, chosen), Mount(scratch, "/site/scratch", writable=True)]
+        _chown(scratch)
+        files = sorted(settings.directory.glob(f"{chosen.id}.*"))  # of this backup only
+        mounts = [
+            *_release_mounts(site, record),
+            *(Mount(path, f"{BACKUPS}/{path.name}") for path in files),
+            Mount(scratch, "/site/scratch", writable=True),
+        ]
         verb = ["drill", "--output", BACKUPS, "--backup", chosen.id, "--scratch", "/site/scratch"]
         container = OneShot(site, "drill", mounts, verb, settings.time_limit, memory="1g")
         result = container.run(record)
         try:
-            return answer(result, "drill")
+            return report_of(result, "drill")
         except CommandError as error:
             raise CommandError(f"{chosen.id} could not be restored and booted: {error}", error.exit_status) from error
     finally:
-        with contextlib.suppress(OSError):  # the next drill removes it, or says why it cannot
+        with contextlib.suppress(OSError):  # the next drill removes it, or reports why it cannot
             remove_tree(scratch)
 
 
-def _as_release(site: Site, record: dict[str, Any]) -> list[Mount]:
-    """Return what the live release sees besides the database, without what it may write.
+def _release_mounts(site: Site, record: dict[str, Any]) -> list[Mount]:
+    """Return the live release's mounts except the database, all read-only.
 
-    The project's code runs in this container: the secrets at rest, of this release and of others, are not in it.
+    The project's code runs in this container, so it does not see the secrets at rest, of this release or of others.
     """
     release = field(record, "release", "release's record")
     configuration = Mount(site.config / "releases" / f"{release}.json", configuration_of(release))
     secrets = site.secrets(release)
-    # Without its secrets the release does not boot, and the runtime names what is missing.
-    return [configuration, *_published(site), *([Mount(secrets, SECRETS)] if secrets.is_dir() else [])]
+    # Without its secrets the release does not boot, and the runtime reports what is missing.
+    return [configuration, *_run_and_media(site), *([Mount(secrets, SECRETS)] if secrets.is_dir() else [])]
 
 
-def _of(settings: Settings, backup: Backup) -> list[Mount]:
-    """Return the files of one backup, without those of other backups."""
-    return [Mount(path, f"{BACKUPS}/{path.name}") for path in sorted(settings.directory.glob(f"{backup.id}.*"))]
-
-
-def _give_away(path: Path) -> None:
-    """Give a directory to the user of the containers; only root can, and only root needs to."""
+def _chown(path: Path) -> None:
+    """Give a file or directory to the containers' user; only root can do that, and only root needs to."""
     if os.geteuid() == 0:
         os.chown(path, APP_UID, APP_GID)
 
@@ -278,20 +275,20 @@ def _give_away(path: Path) -> None:
 def check_offsite(site: Site) -> None:
     """Check the off-site repository."""
     settings = site.settings()
-    with site.lock("offsite_check"), _known(site, settings, "offsite_check"):
+    with site.lock("offsite_check"), _reported(site, settings, "offsite_check"):
         offsite.check(site, settings)
-        note(site.name, "the off-site repository is right", settings.directory)
+        note(site.name, "the off-site repository passed its check", settings.directory)
         publish(site, settings)
 
 
 def watch(site: Site) -> str:
-    """Raise an alarm if backups or drills are not as they should be: at each change, and once a day while it holds.
+    """Raise an alarm if backups or drills are late or failed: at each change, and once a day while it is active.
 
     Returns:
-        What to tell now; empty if there is nothing new. That all is well again is told once too.
+        The message that the alarm has ended, once; otherwise an empty string.
 
     Raises:
-        CommandError: the alarm, with an empty message if it has been told.
+        CommandError: the alarm; its message is empty if it was reported in the last 24 hours.
     """
     settings = site.settings()
     with site.lock("watch"):
@@ -311,8 +308,8 @@ def watch(site: Site) -> str:
             raise CommandError(text)
         if before.get("kinds"):
             site.remember(alarm={})
-            held = span(health.now - float(before.get("since") or health.now))
-            text = f"All is well again, after {held}: {', '.join(before['kinds'])}."
+            duration = span(health.now - float(before.get("since") or health.now))
+            text = f"The alarm has ended after {duration}: {', '.join(before['kinds'])}."
             note(site.name, text, settings.directory)
             return text
         return ""

@@ -1,4 +1,4 @@
-"""What the command prints for a reader: one page of 80 columns, a table."""
+"""The command's text output: the status page (80 columns) and the table of backups."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LABEL = 12
 
 
 def status(site: Site) -> dict[str, Any]:
-    """Say which release is live, whether its container runs, and how its backups are."""
+    """Return the state of the live release, its container, its certificate and its backups, with all problems."""
     record = site.current()
     container = container_state(field(record, "container", "release's record"))
     found: dict[str, Any] = {"site": site.name, "release": record, "container": container}
@@ -29,7 +29,7 @@ def status(site: Site) -> dict[str, Any]:
         found |= Health.of(site, site.settings()).summary(site)
     else:
         found |= {"backup": None, "backups": 0, "problems": {"none": "No backups are set up: run the role backup."}}
-    found["certificate"] = certificates.known(site)
+    found["certificate"] = certificates.status(site)
     found["problems"] = {**certificates.problems(found["certificate"], time.time()), **found["problems"]}
     if container["status"] != "running":
         down = f"The container {container['name']} is {container['status']}."
@@ -38,10 +38,10 @@ def status(site: Site) -> dict[str, Any]:
 
 
 def page(found: Mapping[str, Any]) -> str:
-    """Lay the status out for a reader."""
+    """Format the status as text."""
     record, container = found["release"], found["container"]
-    what = f"{found['site']}: release {record.get('release')}, version {record.get('version')}"
-    lines = [f"{what}, container {container['name']} {container['status']}"]
+    release = f"{found['site']}: release {record.get('release')}, version {record.get('version')}"
+    lines = [f"{release}, container {container['name']} {container['status']}"]
     if found["certificate"]:
         lines += _part("TLS", _certificate(found["certificate"]))
     if "interval_seconds" in found:
@@ -64,8 +64,8 @@ def _part(label: str, text: str) -> list[str]:
 
 
 def _certificate(known: Mapping[str, Any]) -> str:
-    whence = known.get("directory") or "the control node"
-    return f"certificate for {', '.join(known.get('names') or [])} from {whence}, until {known.get('expires')}"
+    source = known.get("directory") or "the control node"
+    return f"certificate for {', '.join(known.get('names') or [])} from {source}, until {known.get('expires')}"
 
 
 def _backups(found: Mapping[str, Any]) -> str:
@@ -85,14 +85,14 @@ def _backups(found: Mapping[str, Any]) -> str:
 def _run(run: Mapping[str, Any] | None) -> str:
     if not run:
         return "none yet"
-    how = "well" if run.get("ok") else f"FAILED: {first_line(run)}"
-    what = str(run.get("id") or "") or ", ".join(str(one.get("id")) for one in run.get("backups") or [])
-    recovery = f"; the newest restored and booted in {run['recovery']:.1f} s" if run.get("recovery") else ""
-    return f"{run.get('time')}, {how}{': ' + what if what else ''}{recovery}"
+    outcome = "ok" if run.get("ok") else f"FAILED: {first_line(run)}"
+    ids = str(run.get("id") or "") or ", ".join(str(one.get("id")) for one in run.get("backups") or [])
+    recovery = f"; the newest was restored and booted in {run['recovery']:.1f} s" if run.get("recovery") else ""
+    return f"{run.get('time')}, {outcome}{': ' + ids if ids else ''}{recovery}"
 
 
 def table(backups: Sequence[Backup], unusable: Mapping[str, str], now: float) -> str:
-    """List backups, the newest first, and then those that cannot be used, with the reasons."""
+    """Format backups as a table, newest first, then the unusable ones with the reasons."""
     rows = [("BACKUP", "AGE", "DATABASE", "PACKED", "MEDIA", "ROWS")] + [
         (
             backup.id, span(now - backup.taken), size(backup.database_bytes), size(backup.archive_bytes),
@@ -111,7 +111,7 @@ def table(backups: Sequence[Backup], unusable: Mapping[str, str], now: float) ->
 
 
 def as_data(backups: Sequence[Backup]) -> list[dict[str, Any]]:
-    """List backups, oldest first, in JSON's types."""
+    """Return backups, oldest first, as JSON types."""
     return [
         {
             "id": backup.id,
@@ -129,10 +129,10 @@ def as_data(backups: Sequence[Backup]) -> list[dict[str, Any]]:
 
 
 def require_fresh(site: Site) -> None:
-    """Refuse stale backups; where none are set up nothing is late.
+    """Raise an error if the backups are stale; a site without configured backups passes.
 
     Raises:
-        CommandError: says what is wrong with them.
+        CommandError: the problems of the backups.
     """
     if not site.settings_path.exists():
         return

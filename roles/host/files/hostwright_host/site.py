@@ -1,4 +1,4 @@
-"""A site's places on the host, and what is read and written there."""
+"""A site's paths on the host, and access to its files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.host.files impor
 from hostwright_host.errors import BusyError, CommandError
 
 _IMAGE = r"[a-z0-9][A-Za-z0-9._/:-]*"
-"""An image's name or its id: no option of docker."""
+"""The name or id of an image; an option of docker does not match."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Site:
 
     name: str
     root: Path = Path(contract.ROOT)
-    """Holds what the site's containers see."""
+    """Files that the site's containers see."""
     private: Path = Path("/etc/hostwright")
-    """Holds what only root may read."""
+    """Files that only root may read."""
     state: Path = Path("/var/lib/hostwright")
-    """Holds what the runs of this command remember."""
+    """Results of this command's runs."""
     volatile: Path = Path(contract.MEMORY)
-    """Holds what the containers see of the secrets."""
+    """Copies of the secrets in memory, as the containers see them."""
 
     @property
     def run(self) -> Path:
@@ -52,7 +52,7 @@ class Site:
         return self.root / "config" / self.name
 
     def secrets(self, release: str) -> Path:
-        """What the containers of a release see of the secrets."""
+        """The secrets that the containers of a release see."""
         return self.volatile / self.name / release
 
     @property
@@ -67,12 +67,12 @@ class Site:
 
     @property
     def settings_path(self) -> Path:
-        """What the role backup has written."""
+        """The settings that the role backup writes."""
         return self.config / "backup.json"
 
     @property
     def memory_path(self) -> Path:
-        """How the last runs went."""
+        """The results of the last runs."""
         return self.state / self.name / "backup.json"
 
     @property
@@ -91,21 +91,25 @@ class Site:
         return read_record(path, self.name)
 
     def settings(self) -> Settings:
-        """Read what the role backup has written, the private part too: without it nobody would be told of a failure."""
+        """Read the settings, the private part too: without it no failure would be reported."""
         private = self.private / f"{self.name}.json"
         for path in (self.settings_path, private):
             if not path.exists():
                 raise CommandError(
-                    f'The site "{self.name}" has no backups set up: run the role backup ({path} is missing).'
+                    f'The site "{self.name}" has no backups configured: run the role backup ({path} is missing).'
                 )
         return Settings(read_object(self.settings_path), read_object(private), self.settings_path)
 
     @contextlib.contextmanager
     def lock(self, what: str, wait: bool = False) -> Iterator[None]:
-        """Let one run of a kind work at a time; the kernel frees the lock with the process.
+        """Allow one run of a kind at a time; the kernel releases the lock when the process ends.
+
+        Args:
+            what: the kind of run, which names the lock.
+            wait: whether to wait for another run instead of raising BusyError.
 
         Raises:
-            BusyError: another one is running, and it is not to be waited for.
+            BusyError: another run is in progress.
         """
         directory = self.memory_path.parent
         directory.mkdir(parents=True, exist_ok=True)
@@ -113,22 +117,22 @@ class Site:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
-                raise BusyError(f"Another {what} of {self.name} runs already.") from error
+                raise BusyError(f"Another {what} of {self.name} is already running.") from error
             yield
 
     def memory(self) -> dict[str, Any]:
-        """Read how the last runs went; empty before the first."""
+        """Read the results of the last runs; empty before the first run."""
         return read_object(self.memory_path) if self.memory_path.exists() else {}
 
     def remember(self, **facts: Any) -> None:
-        """Replace parts of the memory, whatever other runs write at the same time."""
+        """Replace parts of the memory; a lock keeps the parts that other runs write at the same time."""
         with self.lock("memory", wait=True):
             write(self.memory_path, json.dumps({**self.memory(), **facts}, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a site is backed up."""
+    """The settings of a site's backups."""
 
     values: Mapping[str, Any]
     secrets: Mapping[str, Any]
@@ -136,32 +140,32 @@ class Settings:
 
     @property
     def directory(self) -> Path:
-        """Where the site's backups are."""
+        """The directory of the site's backups."""
         return Path(self.text("directory"))
 
     @property
     def interval(self) -> float:
-        """Seconds between two backups, at most."""
+        """Longest time between two backups, in seconds."""
         return float(self.text("interval_seconds"))
 
     @property
     def drill_interval(self) -> float:
-        """Seconds between two drills, at most; 0 if there are none."""
+        """Longest time between two drills, in seconds; 0 if drills are off."""
         return float(self.text("drill_interval_seconds"))
 
     @property
     def time_limit(self) -> float:
-        """Seconds that a step may take."""
+        """Longest time that a step may take, in seconds."""
         return float(self.text("time_limit_seconds"))
 
     @property
     def keep(self) -> dict[str, int]:
-        """How many backups stay, by class."""
+        """Number of backups to keep, by class."""
         return {str(name): int(number) for name, number in dict(self._value("keep")).items()}
 
     @property
     def metrics_directory(self) -> Path | None:
-        """Where node_exporter looks for metrics."""
+        """The directory that node_exporter reads metrics from; None if there is none."""
         text = str(self.values.get("metrics_directory") or "")
         return Path(text) if text else None
 
@@ -186,19 +190,19 @@ class Settings:
 
 
 def read_record(path: Path, site: str) -> dict[str, Any]:
-    """Read a release's record, from which root takes what it runs: nobody else may have written it.
+    """Read a release's record; it decides what root runs, so only root may be able to write it.
 
     Raises:
-        CommandError: somebody may have, or it is not of that site and of the release whose directory it lies in.
+        CommandError: others may write the record, or it does not match the site and the release of its directory.
     """
     number = path.parent.resolve().name
-    cure = "Put back what Hostwright has written there, with owner root and mode 0644."
+    cure = "Restore the file that Hostwright wrote, with owner root and mode 0644."
     try:
         data = json.loads(files.read(path, own=True))
     except (OSError, ValueError) as error:
-        raise CommandError(f"{path}: cannot be read: {error}. {cure}") from error
+        raise CommandError(f"{path} cannot be read: {error}. {cure}") from error
     if not isinstance(data, dict):
-        raise CommandError(f"{path}: must be a JSON object. {cure}")
+        raise CommandError(f"{path} must be a JSON object. {cure}")
     wanted = {
         "site": re.escape(site),
         "release": re.escape(number),
@@ -209,7 +213,7 @@ def read_record(path: Path, site: str) -> dict[str, Any]:
     }
     for name, pattern in wanted.items():
         if name in data and not re.fullmatch(pattern, str(data[name])):
-            raise CommandError(f"{path}: {data[name]!r} cannot be the {name} of release {number} of {site}. {cure}")
+            raise CommandError(f"{path}: {data[name]!r} is not the {name} of release {number} of {site}. {cure}")
     return data
 
 
@@ -218,19 +222,23 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CommandError(f"{path}: cannot be read: {error}.") from error
+        raise CommandError(f"{path} cannot be read: {error}.") from error
     if not isinstance(data, dict):
-        raise CommandError(f"{path}: must be a JSON object.")
+        raise CommandError(f"{path} must be a JSON object.")
     return data
 
 
 def field(record: Mapping[str, Any], name: str, source: str) -> str:
-    """Return a field as text, or say which one is missing."""
+    """Return a field of a record as text.
+
+    Raises:
+        CommandError: the field is missing; the message names it and the source.
+    """
     if name not in record:
         raise CommandError(f'The {source} has no "{name}".')
     return str(record[name])
 
 
 def write(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace a file whole or not at all; its directory may be named by a link, the file itself is none."""
+    """Replace a file atomically; the path of its directory may contain links, the file is never one."""
     write_durably(path.parent.resolve() / path.name, text, mode, os.geteuid(), os.getegid())

@@ -1,4 +1,4 @@
-"""The backups of a site: those that can be used, and why the others cannot."""
+"""The backups of a site: the usable ones, and why the others are not usable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hostwright_host.errors import CommandError
 
 @dataclass(frozen=True)
 class Backup:
-    """What the manifest of a backup that can be used says."""
+    """A usable backup, as its manifest describes it."""
 
     id: str
     taken: float
@@ -27,45 +27,45 @@ class Backup:
 
     @property
     def seconds(self) -> float:
-        """How long it took to make."""
+        """Seconds that it took to make."""
         return float((self.manifest.get("seconds") or {}).get("total") or 0)
 
     @property
     def database_bytes(self) -> int:
-        """Size of the database, unpacked."""
+        """Size of the database in bytes, uncompressed."""
         return int((self.manifest.get("database") or {}).get("bytes") or 0)
 
     @property
     def archive_bytes(self) -> int:
-        """Size of the database, packed."""
+        """Size of the database in bytes, compressed."""
         return int((self.manifest.get("archive") or {}).get("bytes") or 0)
 
     @property
     def media_bytes(self) -> int:
-        """Size of the media files."""
+        """Size of the media files in bytes."""
         return int((self.manifest.get("media") or {}).get("bytes") or 0)
 
     @property
     def new_media_bytes(self) -> int:
-        """Size of those media files that the backup before does not have."""
+        """Size in bytes of the media files that the previous backup does not have."""
         return int((self.manifest.get("media") or {}).get("new_bytes") or 0)
 
     @property
     def rows(self) -> int:
-        """Rows of all tables."""
+        """Number of rows in all tables."""
         return int(self.manifest.get("rows_total") or 0)
 
 
 def backups(directory: Path) -> list[Backup]:
-    """List the backups of a directory that can be used, oldest first."""
+    """Return the usable backups of a directory, oldest first."""
     return look(directory)[0]
 
 
 def look(directory: Path) -> tuple[list[Backup], dict[str, str]]:
-    """List the backups of a directory; the restore of a site judges them in the same way.
+    """Return the backups of a directory, by the same rules as a restore.
 
     Returns:
-        Those that can be used, oldest first, and for each other one its id and what is wrong with it.
+        The usable backups, oldest first, and the reason for each unusable one, by id.
 
     Raises:
         CommandError: the directory or a manifest cannot be read.
@@ -75,21 +75,21 @@ def look(directory: Path) -> tuple[list[Backup], dict[str, str]]:
     except FileNotFoundError:
         return [], {}
     except OSError as error:
-        raise CommandError(f"{error.filename or directory}: cannot be read: {error.strerror}.") from error
+        raise CommandError(f"{error.filename or directory} cannot be read: {error.strerror}.") from error
     return [Backup(found["id"], _seconds(found["time"]), found) for found in usable], wrong
 
 
 def stored_bytes(directory: Path, found: Sequence[Backup]) -> int:
-    """Add up what backups take on disk; what several share by hard links counts once.
+    """Return the bytes that backups take on disk; a file that several share by hard links counts once.
 
-    Media files are not looked at, there may be millions of links: what is new in each backup, its manifest says.
+    Media files are not read, since there may be millions of links: each manifest has the size of the new ones.
     """
     sizes = {}
     for path in directory.glob("*"):
         try:
             status = path.lstat()
         except FileNotFoundError:
-            continue  # a backup that is being made, or removed
+            continue  # another process is making or removing a backup
         if stat.S_ISREG(status.st_mode):
             sizes[status.st_dev, status.st_ino] = status.st_size
     media = found[0].media_bytes + sum(backup.new_media_bytes for backup in found[1:]) if found else 0
@@ -97,13 +97,13 @@ def stored_bytes(directory: Path, found: Sequence[Backup]) -> int:
 
 
 def require_directory(directory: Path) -> None:
-    """Refuse a destination that is not there, such as a disk that is not mounted."""
+    """Raise an error if the destination is missing, such as a disk that is not mounted."""
     if not directory.is_dir():
-        raise CommandError(f"{directory}: the destination is missing: run the role backup, or mount it.")
+        raise CommandError(f"{directory}: the destination is missing: mount it, or run the role backup.")
 
 
 def written(moment: float) -> str:
-    """Write a moment (seconds since the epoch) as the manifests do."""
+    """Format a time (seconds since the epoch) as manifests do."""
     return time.strftime(TIME, time.gmtime(moment))
 
 

@@ -201,7 +201,8 @@ class TestTheShippedOne:
         assert run(shipped, f"--root={sites.parent}", "certificates") == ("", 0)
         output, status = run(shipped, "nobody", name="hostwright-certificates")
         assert status == 2
-        assert output == "hostwright certificates: no site of that name gets its certificate here: nobody\n"
+        message = "These sites get no certificate from a CA on this host: nobody. Sites that do: none."
+        assert output == f"hostwright certificates: {message}\n"
 
     def test_a_boot_copies_all_secrets_again(self, shipped: HostCommand) -> None:
         for number in (1, 2):

@@ -407,4 +407,4 @@ class TestTheCommand:
 
     def test_a_site_that_is_not_there(self, pretended: Pretended, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([f"--root={pretended.root.parent}", "certificates", "shop"]) == 2
-        assert "no site of that name gets its certificate here: shop" in capsys.readouterr().err
+        assert "These sites get no certificate from a CA on this host: shop." in capsys.readouterr().err
