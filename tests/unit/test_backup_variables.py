@@ -1,4 +1,4 @@
-"""Role backup: values that cannot work are refused in words that tell no secret; the files say what was asked for."""
+"""The role backup: it refuses invalid values without showing secrets, and writes the requested settings."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("drill", {"backup_drill_schedule": "* * *"}, "backup_drill_schedule: '* * *' has 3 fields"),
     ("watch", {"backup_watch_schedule": "never"}, "backup_watch_schedule: 'never' has 1 fields"),
     ("site", {"backup_site": "../polls"}, "backup_site: '../polls'"),
-    ("keep nothing", {"backup_keep": {"last": 0}}, "backup_keep: {'last': 0} must say"),
+    ("keep nothing", {"backup_keep": {"last": 0}}, "backup_keep: {'last': 0} must give"),
     ("keep fewer", {"backup_keep": {"last": 9, "daily": -1}}, "backup_keep:"),
     ("keep words", {"backup_keep": {"last": "many"}}, "backup_keep:"),
-    ("keep as before", {"backup_keep": 48}, "backup_keep: 48 must say"),
+    ("keep as before", {"backup_keep": 48}, "backup_keep: 48 must give"),
     ("keep years", {"backup_keep": {"last": 1, "yearly": 1}}, "(last, hourly, daily, weekly, monthly)"),
     ("level", {"backup_compression_level": 20}, "backup_compression_level: 20"),
     ("time", {"backup_time_limit_seconds": 0}, "backup_time_limit_seconds: 0"),
@@ -34,9 +34,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("heartbeat", {"backup_heartbeat_url": f"ftp://{SECRET}"}, "backup_heartbeat_url: this and"),
     ("login", {"backup_heartbeat_url": f"https://user:{SECRET}@hc.example.org/"}, "backup_heartbeat_url: this and"),
     ("fail URL", {"backup_heartbeat_fail_url": SECRET}, "backup_heartbeat_url: this and"),
-    ("password", {"backup_offsite": {**OFFSITE, "password": ""}}, "backup_offsite: it needs"),
-    ("no word", {"backup_offsite": {**OFFSITE, "password": None}}, "backup_offsite: it needs"),
-    ("repository", {"backup_offsite": {"password": SECRET}}, "backup_offsite: it needs"),
+    ("password", {"backup_offsite": {**OFFSITE, "password": ""}}, "backup_offsite: repository and"),
+    ("no password", {"backup_offsite": {**OFFSITE, "password": None}}, "backup_offsite: repository and"),
+    ("repository", {"backup_offsite": {"password": SECRET}}, "backup_offsite: repository and"),
     ("check", {"backup_offsite": {**OFFSITE, "check_schedule": "61 * * * *"}}, "backup_offsite.check_schedule: The"),
 ]
 RIGHT: list[tuple[str, dict[str, Any]]] = [
@@ -56,7 +56,7 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ),
     ("a query", {"backup_heartbeat_url": "https://up.example.org/push/token?status=up"}),
 ]
-# A host for each case; one file with what the role says to each of them.
+# One host for each case; one file collects the role's results.
 PLAYBOOK = """\
 - hosts: all
   gather_facts: false
@@ -66,25 +66,25 @@ PLAYBOOK = """\
     - block:
         - ansible.builtin.include_role: {name: hostwright.django.backup, tasks_from: preflight, public: true}
         - ansible.builtin.set_fact:
-            said:
+            out:
               settings: "{{ __backup_settings | string }}"
               cron: "{{ __backup_cron }}"
               files: "{{ __backup_private_files }}"
       rescue:
         - ansible.builtin.set_fact:
-            said:
+            out:
               problem: "{{ ansible_failed_result.msg }}"
     - ansible.builtin.copy:
-        content: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, 'said'))) | to_json }}"
-        dest: "{{ playbook_dir }}/answers.json"
+        content: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, 'out'))) | to_json }}"
+        dest: "{{ playbook_dir }}/results.json"
         mode: "0600"
       run_once: true
 """
 
 
 @pytest.fixture(scope="module")
-def output_and_answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, dict[str, Any]]]:
-    """What a run prints, and what the role says to each case."""
+def output_and_results(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The output of a run, and the role's result for each case."""
     directory = tmp_path_factory.mktemp("check")
     cases = [(name, variables) for name, variables, _ in WRONG] + RIGHT
     hosts = {name.replace(" ", "_"): {"backup_site": "polls", **variables} for name, variables in cases}
@@ -97,31 +97,31 @@ def output_and_answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, d
         env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "LC_ALL": "C.UTF-8"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((directory / "answers.json").read_text(encoding="utf-8"))
-    return done.stdout, {name.replace("_", " "): answer for name, answer in found.items()}
+    found = json.loads((directory / "results.json").read_text(encoding="utf-8"))
+    return done.stdout, {name.replace("_", " "): result for name, result in found.items()}
 
 
 @pytest.fixture
-def answers(output_and_answers: tuple[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """What the role says to each case."""
-    return output_and_answers[1]
+def results(output_and_results: tuple[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The role's result for each case."""
+    return output_and_results[1]
 
 
 @pytest.mark.parametrize(("name", "words"), [(name, words) for name, _, words in WRONG])
-def test_refused(answers: dict[str, dict[str, Any]], name: str, words: str) -> None:
-    assert words in answers[name]["problem"]
-    assert "Nothing was changed." in answers[name]["problem"]
+def test_an_invalid_value_is_refused(results: dict[str, dict[str, Any]], name: str, words: str) -> None:
+    assert words in results[name]["problem"]
+    assert "Nothing was changed." in results[name]["problem"]
 
 
-def test_no_secret_is_told(output_and_answers: tuple[str, dict[str, dict[str, Any]]]) -> None:
-    output, answers = output_and_answers
-    assert "backup_offsite: it needs" in output
+def test_messages_show_no_secret(output_and_results: tuple[str, dict[str, dict[str, Any]]]) -> None:
+    output, results = output_and_results
+    assert "backup_offsite: repository and" in output
     assert SECRET not in output
-    assert not [name for name, _, _ in WRONG if SECRET in str(answers[name])]
+    assert not [name for name, _, _ in WRONG if SECRET in str(results[name])]
 
 
-def test_the_defaults(answers: dict[str, dict[str, Any]]) -> None:
-    found = answers["defaults"]
+def test_defaults(results: dict[str, dict[str, Any]]) -> None:
+    found = results["defaults"]
     settings = json.loads(found["settings"])
     assert (settings["interval_seconds"], settings["drill_interval_seconds"]) == (3600, 86400)
     assert settings["keep"] == {"last": 24, "hourly": 48, "daily": 14, "weekly": 8, "monthly": 12}
@@ -135,13 +135,13 @@ def test_the_defaults(answers: dict[str, dict[str, Any]]) -> None:
     assert 'MAILTO="root"' in found["cron"].splitlines()
 
 
-def test_a_failure_is_not_told_in_the_words_of_success(answers: dict[str, dict[str, Any]]) -> None:
-    values = json.loads(answers["a query"]["files"][0]["content"])
+def test_the_failure_url_has_fail_before_the_query(results: dict[str, dict[str, Any]]) -> None:
+    values = json.loads(results["a query"]["files"][0]["content"])
     assert values["heartbeat_fail_url"] == "https://up.example.org/push/token/fail?status=up"
 
 
-def test_nearly_everything_changed(answers: dict[str, dict[str, Any]]) -> None:
-    found = answers["all of it"]
+def test_nearly_every_variable_changed(results: dict[str, dict[str, Any]]) -> None:
+    found = results["all of it"]
     settings = json.loads(found["settings"])
     assert (settings["interval_seconds"], settings["drill_interval_seconds"]) == (8.5 * 3600, 0)
     assert settings["keep"] == {"last": 3, "hourly": 0, "daily": 7, "weekly": 0, "monthly": 0}
@@ -156,5 +156,5 @@ def test_nearly_everything_changed(answers: dict[str, dict[str, Any]]) -> None:
         "backup",
         "offsite-check",
     ]
-    # What everybody may read holds none of it.
+    # The files that everybody may read contain no secret.
     assert SECRET not in found["settings"] + found["cron"]
