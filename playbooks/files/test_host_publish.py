@@ -1,6 +1,6 @@
-"""Prints Docker's --publish options for a test host, a free port of 127.0.0.1 where none is named.
+"""Print Docker's --publish options for a test host, with a free port of 127.0.0.1 in place of 0.
 
-Docker would choose other free ports at every restart of the container, that is at every reboot of the host.
+If Docker chose free ports, they would change at every restart of the container, that is at every reboot of the host.
 Usage: test_host_publish.py CONTAINER_PORT:PORT_OR_0 …
 """
 
@@ -8,7 +8,7 @@ import random
 import socket
 import sys
 
-# Outside of Linux's range for outgoing connections, so that none of those takes the port meanwhile.
+# Outside Linux's range for outgoing connections, so that no connection takes the port in the meantime.
 CANDIDATES = range(20000, 30000)
 
 
