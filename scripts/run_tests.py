@@ -1,11 +1,11 @@
-"""Runs Hostwright's tests in two lanes and closes with `N passed, N failed`.
+"""Run Hostwright's tests in two parallel lanes; the last line is `N passed, N failed`.
 
-A step is one command. A test runner's step counts its tests, any other step (a linter, a deployment, a Molecule
-scenario) counts as one. A failed step does not stop the next. What a step prints goes to .cache/logs/<step>.log;
-of a failed one the telling part is shown. One lane takes the scenarios, the other all else in its order, then scenarios
-too: much of a scenario is waiting, so that two fill two cores. Called by scripts/test.
+A step is one command. A step of a test runner counts its tests; any other step (a linter, a deployment, a Molecule
+scenario) counts as one. A failed step does not stop the next. Its output is written to .cache/logs/<step>.log;
+an excerpt is shown if it fails. One lane runs scenarios, the other runs all other steps in order, then scenarios, too:
+scenarios wait most of the time, so two of them use two cores. Called by scripts/test.
 
-Every step belongs to one of two commands, `make test` and `make test-deep`: COMMANDS says by which groups.
+Every step belongs to one group, and every group to one of two commands, `make test` and `make test-deep`: see COMMANDS.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 LOGS = PROJECT / ".cache" / "logs"
-# `molecule` has the scenario of the whole stack and one a role, `deep` has the other scenarios.
+# `molecule` has the scenario of the whole stack and one per role, `deep` has the other scenarios.
 COMMANDS = {
     "test": ("lint", "unit", "app", "setup", "demo", "browser", "molecule"),
     "test-deep": ("deep",),
@@ -34,16 +34,16 @@ COMMANDS = {
 GROUPS = tuple(group for groups in COMMANDS.values() for group in groups)
 SCENARIOS = ("molecule", "deep")
 
-# A deployment with nothing to do may take so many SSH commands; a peer takes 32.
+# Maximum number of SSH commands of a deployment that changes nothing; a peer takes 32.
 ROUND_TRIPS = 12
 
-# A step that takes longer hangs, seconds; the long run of kills (HOSTWRIGHT_KILLS=full) takes hours.
+# Seconds after which a step is stopped; the long run of kills (HOSTWRIGHT_KILLS=full) takes hours.
 TIME_LIMIT = 8 * 3600 if os.environ.get("HOSTWRIGHT_KILLS") == "full" else 1800
-# How often a running step says that it is still there, seconds.
-NEWS_INTERVAL = 60
-# The scenarios that take longest begin first, after the one of the whole stack.
+# Seconds between two progress messages of a running step.
+PROGRESS_INTERVAL = 60
+# The longest scenarios start first, after the one of the whole stack.
 LONG = ("default", "faults", "backup", "push", "restore", "release", "app", "hardening", "tls")
-# Lines of a failed step's log that are shown.
+# Number of lines shown of a failed step's log.
 EXCERPT = 60
 
 
@@ -65,7 +65,7 @@ def count_step(status: int, log: str) -> Counts:
 
 
 def count_pytest(status: int, log: str) -> Counts:
-    """Count the tests in pytest's closing line; a run without any test has failed."""
+    """Count the tests in pytest's last line; a run that fails without a failed test counts as one failure."""
     closing = next((line for line in reversed(log.splitlines()) if re.search(r" in [\d.]+s", line)), "")
     found = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", closing)}
     failed = found.get("failed", 0) + found.get("error", 0)
@@ -73,7 +73,7 @@ def count_pytest(status: int, log: str) -> Counts:
 
 
 def count_django(status: int, log: str) -> Counts:
-    """Count the tests in the closing lines of Django's test runner; a run without any test has failed."""
+    """Count the tests in the last lines of Django's test runner; a run without tests counts as one failure."""
     ran = sum(int(number) for number in re.findall(r"^Ran (\d+) test", log, re.MULTILINE))
     closing = next(iter(re.findall(r"^FAILED \((.*)\)", log, re.MULTILINE)), "")
     failed = sum(int(number) for number in re.findall(r"(?:failures|errors)=(\d+)", closing))
@@ -83,14 +83,14 @@ def count_django(status: int, log: str) -> Counts:
 
 
 def count_round_trips(status: int, log: str) -> Counts:
-    """Count a verbose playbook run as one test, which fails if it took too many SSH commands; say how many."""
+    """Count a verbose playbook run as one test, which fails above ROUND_TRIPS SSH commands; print their number."""
     commands = len(re.findall(r"^<[^>]+> SSH: EXEC ", log, re.MULTILINE))
     print(f"  {commands} SSH commands (at most {ROUND_TRIPS})")
     return count_step(status or int(not 0 < commands <= ROUND_TRIPS), log)
 
 
 def count_unchanged(status: int, log: str) -> Counts:
-    """Count a playbook run as one test, which fails if any play changed anything."""
+    """Count a playbook run as one test, which fails if a task changed anything."""
     changed = re.search(r"\bchanged=[1-9]", log)
     return count_step(status or int(changed is not None), log)
 
@@ -107,7 +107,7 @@ class Step:
 
     @property
     def log(self) -> Path:
-        """The file that takes what the command prints."""
+        """The file for the command's output."""
         return LOGS / f"{self.group}-{self.name}.log"
 
 
@@ -123,7 +123,7 @@ def shell_scripts() -> Iterator[str]:
 
 
 def scenarios() -> list[str]:
-    """Return the names of the Molecule scenarios, the whole stack first, then the long ones."""
+    """Return the names of the Molecule scenarios: the whole stack, then the long ones, then the others."""
     names = [path.parent.name for path in PROJECT.glob("molecule/*/molecule.yml")]
     return sorted(names, key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))
 
@@ -137,7 +137,7 @@ def steps() -> Iterator[Step]:
     yield Step("lint", "mypy", ("mypy",))
     yield Step("lint", "shellcheck", ("shellcheck", "--external-sources", *shell_scripts()))
     yield Step("lint", "changelog", ("antsibull-changelog", "lint"))
-    # Half of their time is waiting: two at a time.
+    # Unit tests wait half of the time: run two at a time.
     yield Step("unit", "pytest", ("pytest", "tests/unit", "-n", "2", "--dist", "loadfile"), count_pytest)
     yield Step("app", "django", ("python", "manage.py", "test"), count_django, "app")
     yield Step("setup", "pytest", ("pytest", "tests/setup"), count_pytest)
@@ -161,14 +161,14 @@ def steps() -> Iterator[Step]:
 
 
 def listing() -> Iterator[str]:
-    """Yield the lines of ``--list``: each command, and below it its steps."""
+    """Yield the lines of ``--list``: each command, followed by its steps."""
     for command, groups in COMMANDS.items():
         yield f"make {command}"
         yield from (f"  {step.group}: {step.name}" for step in steps() if step.group in groups)
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for the steps: plain logs that say where the time goes."""
+    """Return the environment for the steps, in which logs are plain text and show the time of each task."""
     return os.environ | {
         "PATH": f"{PROJECT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
@@ -181,13 +181,13 @@ def environment() -> dict[str, str]:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line with anything in it, for somebody who waits."""
+    """Return the last line that is not blank or a rule, for a progress message."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip(" *=-")]
     return lines[-1].rstrip(" *")[:100] if lines else ""
 
 
 def excerpt(log: str) -> str:
-    """Return the telling part of a failed step's log: from the task that failed, else the end."""
+    """Return the part of a failed step's log that starts at the failed task, or the end of the log."""
     lines = log.splitlines()
     failures = [number for number, line in enumerate(lines) if line.startswith(("fatal:", "[ERROR]", "failed:"))]
     start = len(lines) - EXCERPT
@@ -197,7 +197,7 @@ def excerpt(log: str) -> str:
 
 
 def run_lane(steps: deque[Step], more: deque[Step], interrupted: threading.Event, failed: list[Step]) -> Counts:
-    """Run a lane's steps, then those that both lanes share; return what they count, list what failed."""
+    """Run a lane's steps, then the shared ones; return the counts, append failed steps to ``failed``."""
     total = Counts(0, 0)
     for queue in (steps, more):
         while not interrupted.is_set() and (step := next_of(queue)):
@@ -209,7 +209,7 @@ def run_lane(steps: deque[Step], more: deque[Step], interrupted: threading.Event
 
 
 def next_of(queue: deque[Step]) -> Step | None:
-    """Take the next step; None if there is none."""
+    """Remove and return the next step; None if the queue is empty."""
     try:
         return queue.popleft()
     except IndexError:
@@ -217,7 +217,7 @@ def next_of(queue: deque[Step]) -> Step | None:
 
 
 def run(step: Step, interrupted: threading.Event) -> Counts:
-    """Run a step, tell how it went, return what it counts."""
+    """Run a step, print its result, return its counts."""
     started = time.monotonic()
     print(f"{step.group}: {step.name} …", flush=True)
     with step.log.open("w") as log:
@@ -226,18 +226,18 @@ def run(step: Step, interrupted: threading.Event) -> Counts:
             stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
-            news = started + NEWS_INTERVAL
+            next_message = started + PROGRESS_INTERVAL
             while (status := process.poll()) is None:
                 elapsed = time.monotonic() - started
                 if interrupted.wait(0.2):
                     status = 130
                     break
                 if elapsed > TIME_LIMIT:
-                    log.write(f"\nStopped: it took longer than {TIME_LIMIT} s.\n")
+                    log.write(f"\nStopped: the step took longer than {TIME_LIMIT} s.\n")
                     status = 124
                     break
-                if time.monotonic() > news:
-                    news += NEWS_INTERVAL
+                if time.monotonic() > next_message:
+                    next_message += PROGRESS_INTERVAL
                     print(f"  {step.name}, {elapsed:.0f} s: {last_line(step.log)}", flush=True)
         finally:
             stop(process)
@@ -252,7 +252,7 @@ def run(step: Step, interrupted: threading.Event) -> Counts:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of a step."""
+    """Stop a step's processes if they are still running."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         try:
@@ -263,22 +263,22 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def main() -> int:
-    """Run the chosen groups, all without an argument; return the exit status."""
-    parser = argparse.ArgumentParser(description="Runs Hostwright's tests.")
-    known = f"of {', '.join(GROUPS)}; all but deep if none is named"
+    """Run the chosen groups, by default those of `make test`; return the exit status."""
+    parser = argparse.ArgumentParser(description="Run Hostwright's tests.")
+    known = f"one of {', '.join(GROUPS)}; default: all but deep"
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=known)
-    parser.add_argument("--list", action="store_true", help="show the steps of each command, and run nothing")
+    parser.add_argument("--list", action="store_true", help="show the steps of each command; run none")
     arguments = parser.parse_args()
     chosen = arguments.groups or COMMANDS["test"]
     if unknown := set(chosen) - set(GROUPS):
-        parser.error(f"no such group: {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+        parser.error(f"unknown group: {', '.join(sorted(unknown))}; groups: {', '.join(GROUPS)}")
     if arguments.list:
         print("\n".join(listing()))
         return 0
 
     started = time.monotonic()
     todo = [step for step in steps() if step.group in chosen]
-    # The other command's logs stay.
+    # The logs of the other command are kept.
     LOGS.mkdir(parents=True, exist_ok=True)
     for step in todo:
         step.log.unlink(missing_ok=True)
@@ -293,7 +293,7 @@ def main() -> int:
         except KeyboardInterrupt:
             interrupted.set()
             raise
-    print(f"\nThat took {time.monotonic() - started:.0f} s; the logs are in {LOGS.relative_to(PROJECT)}/.")
+    print(f"\nThe run took {time.monotonic() - started:.0f} s; the logs are in {LOGS.relative_to(PROJECT)}/.")
     for step in failed:
         print(f"Failed: {step.group}: {step.name}")
     print(f"{total.passed} passed, {total.failed} failed")

@@ -1,4 +1,4 @@
-"""Writes docs/variables.md from the argument specs (`make docs`), so that what is documented is what is checked.
+"""Write docs/variables.md from the argument specs (`make docs`), so that the documentation matches the checks.
 
 Sources: meta/site_specs.yml, roles/*/meta/argument_specs.yml, and the commented variables of playbooks/sandbox.yml.
 """
@@ -24,23 +24,23 @@ INTRODUCTION = """\
 This file is generated from the argument specs by `make docs`. A role refuses a value of the wrong type before it
 changes anything.
 
-You describe the site in `inventory/group_vars/all/site.yml`. Everything else has a default. Override a role's variable
-in `inventory/group_vars/prod/`, `inventory/group_vars/dev/` or `inventory/host_vars/HOST/`; in `group_vars/all` the
-wiring, `playbooks/group_vars/all.yml`, would beat it. Variables marked *wired* get their value there, from the site's.
+Describe the site in `inventory/group_vars/all/site.yml`. Everything else has a default. Override a role's variable in
+`inventory/group_vars/prod/`, `inventory/group_vars/dev/` or `inventory/host_vars/HOST/`, not in `group_vars/all`:
+`playbooks/group_vars/all.yml` takes precedence over it. That file sets the variables marked *wired*, from the site's.
 """
 AUDIT = """\
-For `playbooks/audit.yml`, in the inventory or given with `-e`.
+For `playbooks/audit.yml`, set in the inventory or with `-e`.
 """
 SANDBOX = """\
 ## The sandbox
 
-For `playbooks/sandbox.yml`, given with `-e`.
+For `playbooks/sandbox.yml`, set with `-e`.
 """
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One variable as the documentation shows it; ``default`` is None where there is none."""
+    """One row of the documentation; ``default`` is None for a required variable."""
 
     name: str
     kind: str
@@ -56,20 +56,19 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def prose(description: str | list[str]) -> str:
-    """Turn Ansible's markup into Markdown, in one line."""
+    """Convert Ansible's markup to Markdown, in one line."""
     text = " ".join(description) if isinstance(description, list) else description
-    text = re.sub(r"\b[CV]\(([^)]*)\)", r"`\1`", text)
-    text = re.sub(r"\b[MO]\(([^)]*)\)", r"`\1`", text)
+    text = re.sub(r"\b[CVMO]\(([^)]*)\)", r"`\1`", text)
     return " ".join(text.split()).replace("|", "\\|")
 
 
 def value(default: object) -> str:
-    """Write a default as YAML in one line."""
+    """Format a default as YAML in one line."""
     return f"`{default}`" if isinstance(default, str) and default else f"`{json.dumps(default, ensure_ascii=False)}`"
 
 
 def kind(option: Mapping[str, Any]) -> str:
-    """Name an option's type, its elements and its choices."""
+    """Format an option's type, its elements and its choices."""
     name = str(option["type"])
     if name == "list":
         name = f"list of {option['elements']}"
@@ -91,7 +90,7 @@ def variables(options: Mapping[str, Any], wired: frozenset[str] = frozenset(), p
 
 
 def table(rows: Iterator[Variable]) -> str:
-    """Lay variables out as a Markdown table."""
+    """Format variables as a Markdown table."""
     lines = ["| variable | type | default | means |", "|---|---|---|---|"]
     for row in rows:
         default = "*wired*" if row.wired else "*required*" if row.default is None else row.default
@@ -100,7 +99,7 @@ def table(rows: Iterator[Variable]) -> str:
 
 
 def sandbox() -> Iterator[Variable]:
-    """Yield the variables of the sandbox playbook; a comment holds until the next one."""
+    """Yield the variables of the sandbox playbook; a comment describes all variables up to the next comment."""
     text = (PROJECT / "playbooks" / "sandbox.yml").read_text(encoding="utf-8")
     comment = ""
     for line in text.splitlines():

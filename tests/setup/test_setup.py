@@ -1,4 +1,4 @@
-"""Set-up that is killed and run again must end up whole."""
+"""Set-up: it can be killed and run again, and installs only what its purpose needs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-MOMENTS = (0.5, 5.0, 12.0)  # seconds after which set-up is killed: early, in the middle of pip, late in it
+KILL_TIMES = (0.5, 5.0, 12.0)  # seconds after which set-up is killed: early, in the middle of pip, late in pip
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout of this project as it is, in which nothing was set up."""
+    """A copy of this project's files in which set-up has not run."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, check=True, text=True).stdout
     for name in filter(None, listed.split("\0")):
         target = tmp_path / "checkout" / name
@@ -26,13 +26,13 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Without this run's own virtual environment."""
+    """The environment without this run's virtual environment."""
     path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if ".venv" not in part)
     return {**{k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}, "PATH": path}
 
 
 def test_set_up_that_was_killed_is_finished_by_the_next_one(checkout: Path) -> None:
-    for seconds in MOMENTS:
+    for seconds in KILL_TIMES:
         process = subprocess.Popen(
             ["scripts/setup"],
             cwd=checkout,
@@ -48,7 +48,7 @@ def test_set_up_that_was_killed_is_finished_by_the_next_one(checkout: Path) -> N
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     subprocess.run(["scripts/setup"], cwd=checkout, env=environment(), stdin=subprocess.DEVNULL, check=True)
-    asked = subprocess.run(
+    documented = subprocess.run(
         [".venv/bin/ansible-doc", "hostwright.django.release"],
         cwd=checkout,
         env=environment(),
@@ -56,10 +56,10 @@ def test_set_up_that_was_killed_is_finished_by_the_next_one(checkout: Path) -> N
         text=True,
         check=True,
     )
-    assert "Starts a container of an image that is on the host" in " ".join(asked.stdout.split())
+    assert "Starts a container of an image that is on the host" in " ".join(documented.stdout.split())
 
 
-def test_set_up_says_which_python_it_needs(checkout: Path, tmp_path: Path) -> None:
+def test_set_up_names_the_python_it_needs(checkout: Path, tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("python3", "python3.13", "python3.12", "python3.11"):
@@ -79,14 +79,14 @@ def test_set_up_says_which_python_it_needs(checkout: Path, tmp_path: Path) -> No
     assert not (checkout / ".venv").exists()
 
 
-def set_up_beside_nothing(checkout: Path, tmp_path: Path, *words: str) -> tuple[int, list[str]]:
-    """Set up with an Engine that does not answer; return the exit status, and what was called of pip and the system."""
+def set_up_without_engine(checkout: Path, tmp_path: Path, *words: str) -> tuple[int, list[str]]:
+    """Set up with an Engine that does not answer; return the exit status and the calls of pip and system commands."""
     programs = tmp_path / "bin"
     programs.mkdir()
     calls = tmp_path / "calls"
     calls.touch()
     refusing = f'#!/bin/sh\necho "${{0##*/}} $*" >> {calls}\nexit 1\n'
-    # Stands for Python and for that of the virtual environment that it makes.
+    # A substitute for Python, also in the virtual environment that it makes.
     python = f"""#!/bin/sh
 case "$*" in
     --version) echo Python 3.11.2 ;;
@@ -114,7 +114,7 @@ esac
 
 
 def test_linters_and_unit_tests_need_the_virtual_environment_only(checkout: Path, tmp_path: Path) -> None:
-    status, calls = set_up_beside_nothing(checkout, tmp_path, "check")
+    status, calls = set_up_without_engine(checkout, tmp_path, "check")
     assert status == 0
     (call,) = calls
     assert call.endswith("--requirement requirements-test.txt")
@@ -123,13 +123,13 @@ def test_linters_and_unit_tests_need_the_virtual_environment_only(checkout: Path
 
 
 def test_a_deployment_needs_an_engine(checkout: Path, tmp_path: Path) -> None:
-    status, calls = set_up_beside_nothing(checkout, tmp_path)
+    status, calls = set_up_without_engine(checkout, tmp_path)
     assert (status, calls) == (1, ["docker version"])
 
 
-def test_linters_and_unit_tests_are_set_up_so(checkout: Path) -> None:
+def test_the_groups_decide_what_is_set_up(checkout: Path) -> None:
     setup = checkout / "scripts" / "setup"
-    setup.write_text('#!/bin/sh\necho "$*" > asked\nexit 1\n')
+    setup.write_text('#!/bin/sh\necho "$*" > arguments\nexit 1\n')
     for words, purpose in (
         (["lint"], "check"), (["unit", "app"], "check"), (["lint", "setup"], "test"), ([], "test"), (["deep"], "test"),
     ):  # fmt: skip
@@ -137,4 +137,4 @@ def test_linters_and_unit_tests_are_set_up_so(checkout: Path) -> None:
             ["scripts/test", *words], cwd=checkout, env=environment(), capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stdout) == (1, "0 passed, 1 failed\n")
-        assert (checkout / "asked").read_text().split() == [purpose]
+        assert (checkout / "arguments").read_text().split() == [purpose]

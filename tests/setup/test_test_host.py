@@ -1,4 +1,4 @@
-"""What a test host takes with it when it is destroyed; a container that was only made stands for it."""
+"""Destroying a test host removes its volumes; a container that was never started stands for the host."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def volume() -> Iterator[str]:
     docker("rmi", "--force", image)
 
 
-def test_a_test_host_goes_with_its_volumes(volume: str, tmp_path: Path) -> None:
+def test_a_test_host_is_removed_with_its_volumes(volume: str, tmp_path: Path) -> None:
     tasks = {"ansible.builtin.include_tasks": str(PROJECT / "playbooks/tasks/test_host_absent.yml")}
     variables = {
         "test_host_container": NAME,

@@ -1,4 +1,4 @@
-"""Every role's argument spec, defaults, README and tasks agree with each other and with the house's rules."""
+"""Every role's argument spec, defaults, README and tasks are consistent and follow the project's rules."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A YAML file of a role; empty where it is missing."""
+    """Read a YAML file of a role; empty if it is missing."""
     loaded = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
     return loaded or {}
 
 
 def spec_of(role: str) -> dict[str, Any]:
-    """The main entry point's argument spec."""
+    """Return the main entry point's argument spec."""
     spec: dict[str, Any] = load(ROLES / role / "meta" / "argument_specs.yml")["argument_specs"]["main"]
     return spec
 
 
 def options_of(role: str) -> dict[str, dict[str, Any]]:
-    """The options of the main entry point."""
+    """Return the options of the main entry point."""
     return spec_of(role).get("options") or {}
 
 
 def compare(role: str, options: dict[str, dict[str, Any]], defaults: dict[str, Any]) -> list[str]:
-    """What is wrong between a role's spec and its defaults."""
+    """Return the differences between a role's spec and its defaults, and the defects of the spec."""
     wrong = [f"{name}: not in the argument spec" for name in defaults if name not in options]
     for name, option in options.items():
         if not name.startswith(f"{role}_"):
             wrong.append(f"{name}: does not begin with {role}_")
         if option.get("required"):
             if name in defaults or "default" in option:
-                wrong.append(f"{name}: required, yet it has a default")
+                wrong.append(f"{name}: required, but has a default")
         elif (name in defaults) != ("default" in option):
-            wrong.append(f"{name}: a default in the {'defaults' if name in defaults else 'spec'} only")
+            wrong.append(f"{name}: has a default only in the {'defaults' if name in defaults else 'spec'}")
         elif name in defaults and not same(defaults[name], option["default"]):
-            wrong.append(f"{name}: default {defaults[name]!r}, in the spec {option['default']!r}")
-        wrong.extend(describe(name, option))
+            wrong.append(f"{name}: default {defaults[name]!r}, but in the spec {option['default']!r}")
+        wrong.extend(defects(name, option))
     return wrong
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal, and of the same type: 1 is not true, "1" is not 1."""
+    """Return whether two values are equal and of the same type: 1 is not true, "1" is not 1."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -68,24 +68,24 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def describe(name: str, option: dict[str, Any]) -> list[str]:
-    """What an option's spec lacks, suboptions included."""
+def defects(name: str, option: dict[str, Any]) -> list[str]:
+    """Return the defects of an option's spec and of its suboptions."""
     wrong = []
     if not option.get("description"):
         wrong.append(f"{name}: no description")
     kind = option.get("type")
     if kind not in TYPES:
-        wrong.append(f"{name}: type {kind!r}")
+        wrong.append(f"{name}: unknown type {kind!r}")
     elif kind == "list" and "elements" not in option:
         wrong.append(f"{name}: a list without elements")
     elif isinstance(option.get("default"), str) and "{{" in option["default"]:
-        pass  # an expression; its value has the type
+        pass  # an expression, whose value has the type
     elif "default" in option and not isinstance(option["default"], TYPES[kind]):
-        wrong.append(f"{name}: its default {option['default']!r} is no {kind}")
+        wrong.append(f"{name}: default {option['default']!r} is not of type {kind}")
     elif kind != "bool" and isinstance(option.get("default"), bool):
-        wrong.append(f"{name}: its default is a boolean, its type {kind}")
+        wrong.append(f"{name}: default is a boolean, but the type is {kind}")
     for sub, suboption in (option.get("options") or {}).items():
-        wrong.extend(describe(f"{name}.{sub}", suboption))
+        wrong.extend(defects(f"{name}.{sub}", suboption))
     return wrong
 
 
@@ -98,21 +98,21 @@ def test_spec_and_defaults_agree(role: str) -> None:
 def test_role_states_its_outcome(role: str) -> None:
     assert spec_of(role).get("short_description"), "the argument spec has no short_description"
     readme = (ROLES / role / "README.md").read_text(encoding="utf-8")
-    assert [line for line in readme.splitlines() if line and not line.startswith("#")], "the README says nothing"
+    assert [line for line in readme.splitlines() if line and not line.startswith("#")], "the README has no text"
 
 
 @pytest.mark.parametrize("role", NAMES)
-def test_internal_variables_are_marked(role: str) -> None:
+def test_internal_variables_begin_with_underscores(role: str) -> None:
     internal = load(ROLES / role / "vars" / "main.yml")
     assert [name for name in internal if not name.startswith(f"__{role}_")] == []
 
 
 @pytest.mark.parametrize("role", NAMES)
-def test_names_of_tasks_begin_with_their_file_s(role: str) -> None:
+def test_task_names_begin_with_the_name_of_their_file(role: str) -> None:
     for file in (ROLES / role / "tasks").glob("*.yml"):
         if file.stem != "main":
             names = re.findall(r"^ *- name: (.*)", file.read_text(encoding="utf-8"), re.MULTILINE)
-            tasks = [name for name in names if not name.startswith('"{{')]  # an option's, not a task's
+            tasks = [name for name in names if not name.startswith('"{{')]  # else an option called name
             assert [name for name in tasks if not name.startswith(f"{file.stem} | ")] == [], file.name
 
 
@@ -120,7 +120,7 @@ GOOD: dict[str, Any] = {"nginx_port": {"description": "The port.", "type": "int"
 
 
 class TestTheComparison:
-    """The comparison itself can fail."""
+    """The comparison detects each kind of defect."""
 
     def test_agreement(self) -> None:
         assert compare("nginx", GOOD, {"nginx_port": 80}) == []

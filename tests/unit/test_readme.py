@@ -1,4 +1,4 @@
-"""What README and documentation tell a reader to type exists: commands, groups, tags, variables, files."""
+"""The commands, groups, tags, variables and files in README and documentation exist."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PROJECT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 ROLES = sorted(str(path.relative_to(PROJECT)) for path in (PROJECT / "roles").glob("*/README.md"))
 TEXTS = ["README.md", "docs/architecture.md", "docs/operations.md", *ROLES]
-# Tools of the reader's machine or host; the names are all that can be checked here.
+# Tools of the reader's machine or host; only the names of their subcommands can be checked here.
 TOOLS = {"docker": {"logs", "rm"}, "journalctl": {"-t"}, "restic": {"--repo"}, "ssh": {"admin@www.example.org"}}
 
 
 @dataclass(frozen=True)
 class Block:
-    """A code block: the file, its language, its text."""
+    """A code block of a file."""
 
     file: str
     language: str
@@ -49,7 +49,7 @@ README_COMMANDS = [
 
 
 def run(*command: str) -> str:
-    """Run a command in the project as a reader would; return what it prints."""
+    """Run a command in the project as a reader would; return its standard output."""
     environment = {
         **os.environ,
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -67,7 +67,7 @@ def run(*command: str) -> str:
 
 @cache
 def known_hosts_and_groups() -> frozenset[str]:
-    """Names that -l takes in the shipped inventory."""
+    """Return the names that -l accepts in the shipped inventory."""
     inventory = json.loads(run("ansible-inventory", "--list", "--inventory", "inventory/hosts.yml"))
     groups = {name for name in inventory if name != "_meta"} | set(inventory["all"]["children"])
     return frozenset(groups | {host for group in inventory.values() for host in group.get("hosts", [])})
@@ -75,14 +75,14 @@ def known_hosts_and_groups() -> frozenset[str]:
 
 @cache
 def tags_of(playbook: str) -> frozenset[str]:
-    """Tags of a playbook; it must be one that Ansible accepts."""
+    """Return the tags of a playbook, which Ansible must accept."""
     listing = run("ansible-playbook", "--list-tags", "--inventory", "inventory/hosts.yml", playbook)
     return frozenset(re.findall(r"[\w-]+", " ".join(re.findall(r"TAGS: \[(.*?)\]", listing))))
 
 
 @cache
 def documented_variables() -> frozenset[str]:
-    """Every variable that docs/variables.md lists, without suboptions."""
+    """Return the variables that docs/variables.md lists, without suboptions."""
     text = (PROJECT / "docs" / "variables.md").read_text(encoding="utf-8")
     return frozenset(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
 
@@ -111,7 +111,9 @@ def check_ansible_playbook(words: list[str]) -> None:
         else:
             assert option == "-e"
             name = value.partition("=")[0]
-            assert name in documented_variables() or re.search(rf"\b{name}\b", text), f"{playbook} knows no {name}"
+            assert name in documented_variables() or re.search(rf"\b{name}\b", text), (
+                f"{playbook} has no variable {name}"
+            )
 
 
 def check_ansible(words: list[str]) -> None:
@@ -171,16 +173,16 @@ CHECKS = {
 def check(command: str) -> None:
     """Check one command line."""
     words = shlex.split(command)
-    assert words[0] in CHECKS, f"nothing here offers {words[0]!r}"
+    assert words[0] in CHECKS, f"unknown command {words[0]!r}"
     CHECKS[words[0]](words)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_is_offered(command: str) -> None:
+def test_command_exists(command: str) -> None:
     check(command)
 
 
-def test_readme_has_the_commands_that_matter() -> None:
+def test_readme_has_the_main_commands() -> None:
     assert {"make demo", "make test", "ansible-playbook deploy.yml -l prod"} <= set(README_COMMANDS)
 
 

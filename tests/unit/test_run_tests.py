@@ -1,4 +1,4 @@
-"""What the test commands run: nothing is lost between them, and continuous integration sums them up."""
+"""The test commands together run every check, and continuous integration adds up their results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from scripts import run_tests
 
 PROJECT = Path(__file__).resolve().parents[2]
-# Every check that there is; one more is welcome, none may go.
+# Checks may be added to this list, but not removed.
 CHECKS = {
     *(("lint", name) for name in ("ansible-lint", "yamllint", "ruff", "format", "mypy", "shellcheck", "changelog")),
     ("unit", "pytest"),
@@ -30,11 +30,11 @@ CHECKS = {
 
 
 def commands_of(group: str) -> list[str]:
-    """Name the commands that run a group."""
+    """Return the commands that run a group."""
     return [command for command, groups in run_tests.COMMANDS.items() if group in groups]
 
 
-def test_no_check_is_lost() -> None:
+def test_every_check_is_a_step() -> None:
     steps = [(step.group, step.name) for step in run_tests.steps()]
     assert set(steps) >= CHECKS
     assert len(steps) == len(set(steps))
@@ -51,14 +51,14 @@ def test_every_scenario_belongs_to_one_command() -> None:
         assert len(commands_of(step.group)) == 1
 
 
-def test_make_test_has_the_whole_stack_and_every_role() -> None:
+def test_make_test_runs_the_whole_stack_and_every_role() -> None:
     roles = {path.parent.name for path in PROJECT.glob("roles/*/README.md")}
     assert {step.name for step in run_tests.steps() if step.group == "molecule"} == {"default"} | roles
 
 
 @pytest.mark.parametrize("target", run_tests.COMMANDS)
 def test_make_runs_the_steps_of_the_command(target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Scenarios in two lanes at once: with one lane the first of them would wait for the second in vain."""
+    """Scenarios run in two lanes: with one lane, the barrier of two scenarios would time out."""
     line = subprocess.check_output(["make", "--no-print-directory", "--dry-run", target], cwd=PROJECT, text=True)
     steps = list(run_tests.steps())
     ran: list[tuple[str, str]] = []
@@ -79,7 +79,7 @@ def test_make_runs_the_steps_of_the_command(target: str, monkeypatch: pytest.Mon
     assert sorted(ran) == sorted(check for check in CHECKS if commands_of(check[0]) == [target])
 
 
-def test_list_shows_every_step_and_runs_none() -> None:
+def test_list_prints_every_step_and_runs_none() -> None:
     listed = subprocess.check_output([PROJECT / "scripts" / "test", "--list"], text=True).splitlines()
     commands = [line for line in listed if not line.startswith(" ")]
     assert commands == ["make test", "make test-deep"]
@@ -89,7 +89,7 @@ def test_list_shows_every_step_and_runs_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("test", "deep", "said", "status"),
+    ("test", "deep", "last_line", "status"),
     [
         ("echo 5 passed, 0 failed", "echo 2 passed, 0 failed", "7 passed, 0 failed", 0),
         ("echo 4 passed, 1 failed; exit 2", "echo 2 passed, 0 failed", "6 passed, 1 failed", 1),
@@ -99,7 +99,9 @@ def test_list_shows_every_step_and_runs_none() -> None:
         ("echo 5 passed, 0 failed", "true", "5 passed, 1 failed", 1),
     ],
 )
-def test_ci_runs_both_and_sums_them_up(tmp_path: Path, test: str, deep: str, said: str, status: int) -> None:
+def test_ci_runs_both_commands_and_adds_up_their_results(
+    tmp_path: Path, test: str, deep: str, last_line: str, status: int
+) -> None:
     for name in (".ci/run", "scripts/setup", "scripts/clean", "bin/make"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("#!/bin/sh\n")
@@ -111,5 +113,5 @@ def test_ci_runs_both_and_sums_them_up(tmp_path: Path, test: str, deep: str, sai
         [tmp_path / ".ci" / "run"], capture_output=True, text=True, check=False,
         env={**os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"},
     )  # fmt: skip
-    assert (done.stdout.splitlines()[-1], done.returncode) == (said, status)
+    assert (done.stdout.splitlines()[-1], done.returncode) == (last_line, status)
     assert (tmp_path / "ran").read_text().split() == ["test", "test-deep"]

@@ -1,4 +1,4 @@
-"""docs/variables.md says what the specs say, and the specs of site_* agree with the wiring."""
+"""docs/variables.md matches the argument specs, and the specs of site_* match the wiring."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ WIRING = variables.PROJECT / "playbooks" / "group_vars" / "all.yml"
 
 @pytest.fixture(scope="module")
 def options() -> dict[str, dict[str, Any]]:
-    """The specs of what a user says about the site."""
+    """The specs of the site's variables."""
     specs: dict[str, dict[str, Any]] = variables.load(variables.PROJECT / "meta" / "site_specs.yml")["site"]["options"]
     return specs
 
 
 @pytest.fixture(scope="module")
 def wiring() -> str:
-    """The wiring's text."""
+    """The text of the wiring."""
     return WIRING.read_text(encoding="utf-8")
 
 
-def test_file_is_the_generated_one() -> None:
+def test_file_is_up_to_date() -> None:
     assert variables.TARGET.read_text(encoding="utf-8") == variables.document(), "run: make docs"
 
 
@@ -34,7 +34,7 @@ def test_every_role_is_documented() -> None:
     assert {path.name for path in (variables.PROJECT / "roles").iterdir() if path.is_dir()} == set(variables.ROLES)
 
 
-def test_wiring_uses_what_is_documented(options: dict[str, dict[str, Any]], wiring: str) -> None:
+def test_wiring_uses_the_documented_variables(options: dict[str, dict[str, Any]], wiring: str) -> None:
     used = set(re.findall(r"(?<![\w.])site_\w+", wiring))
     assert used == {name for name in options if name.startswith("site_")}
 
@@ -75,7 +75,7 @@ def test_wiring_feeds_variables_that_exist(wiring: str) -> None:
     assert fed - {"image_builder"} <= known  # the playbooks delegate to image_builder
 
 
-def test_user_file_sets_what_is_documented(options: dict[str, dict[str, Any]]) -> None:
+def test_user_file_sets_documented_variables(options: dict[str, dict[str, Any]]) -> None:
     values = yaml.safe_load((variables.PROJECT / "inventory/group_vars/all/site.yml").read_text(encoding="utf-8"))
     assert set(values) <= set(options)
     assert {name for name, option in options.items() if option.get("required")} <= set(values)
