@@ -1,4 +1,4 @@
-"""A host's directories, and a docker command and a restic command that write down what they are asked."""
+"""A host's directories, with substitutes for docker and restic that record their calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOURCE = Path(__file__).resolve().parents[3] / "roles" / "host" / "files"
 COLLECTIONS = SOURCE.parents[2] / ".ansible" / "collections"
 MANIFEST = {"id": "20261122T203000Z-r7", "time": "2026-11-22T20:30:00Z", "rows_total": 3, "release": 7}
 PLACES = {"root": "srv", "private": "etc", "state": "state", "volatile": "run"}
-# Answers by files: inspect.json or state (of a one-shot container), run.out, run.err, and run.rc, a script.
+# Its output is in files: inspect.json, state (of a one-shot container), run.out, run.err; run.rc is a script.
 DOCKER = """#!/bin/sh
 here=$(dirname "$0")
 for word in "$@"; do printf '%s\\n' "$word"; done >> "$here/calls"; echo >> "$here/calls"
@@ -30,7 +30,7 @@ case "$1 $2 $3" in
   "exec "*) exit 3;;
 esac
 """
-# Notes the verb's words and the repository; the script restic.rc says what happens.
+# Records the repository and the arguments; the script restic.rc is its behaviour.
 RESTIC = """#!/bin/sh
 here=$(dirname "$0")
 echo "$RESTIC_REPOSITORY $(cat "$RESTIC_PASSWORD_FILE") $EXTRA: $*" >> "$here/restic.calls"
@@ -39,7 +39,7 @@ echo "$RESTIC_REPOSITORY $(cat "$RESTIC_PASSWORD_FILE") $EXTRA: $*" >> "$here/re
 
 
 class Host:
-    """The host of a test; its docker makes no backup unless ``makes`` says so."""
+    """The host of a test; its docker makes no backup unless ``will_back_up`` was called."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -48,10 +48,10 @@ class Host:
         for name, text in (("docker", DOCKER), ("restic", RESTIC)):
             (self.bin / name).write_text(text, encoding="utf-8")
             (self.bin / name).chmod(0o755)
-        self.answer("run.out", "progress\n" + json.dumps(MANIFEST) + "\n")
-        self.answer("run.err", "")
-        self.answer("run.rc", "exit 0")
-        self.answer("restic.rc", "exit 0")
+        self.script("run.out", "progress\n" + json.dumps(MANIFEST) + "\n")
+        self.script("run.err", "")
+        self.script("run.rc", "exit 0")
+        self.script("restic.rc", "exit 0")
         self.backups = root / "backups"
         self.run_directory = root / "srv/web/polls/run"
         self.data = root / "srv/data/polls"
@@ -63,8 +63,8 @@ class Host:
         self.settings()
         self.private()
 
-    def answer(self, name: str, text: str) -> None:
-        """Write what docker or restic does."""
+    def script(self, name: str, text: str) -> None:
+        """Write a file that determines the behaviour of docker or restic."""
         (self.bin / name).write_text(text, encoding="utf-8")
 
     def record(self, **changes: Any) -> None:
@@ -84,7 +84,7 @@ class Host:
         path.chmod(0o644)
 
     def settings(self, **changes: Any) -> None:
-        """Write what the role backup writes."""
+        """Write the settings as the role backup does."""
         values = {
             "directory": str(self.backups),
             "interval_seconds": 3600,
@@ -98,17 +98,17 @@ class Host:
         (self.config / "backup.json").write_text(json.dumps(values), encoding="utf-8")
 
     def private(self, **values: Any) -> None:
-        """Write the private part of it."""
+        """Write the private part of the settings."""
         (self.root / "etc/polls.json").write_text(json.dumps(values), encoding="utf-8")
         (self.root / "etc/polls.restic").write_text("password\n", encoding="utf-8")
 
     def set_up_ago(self, seconds: float) -> None:
-        """Have the settings written in the past."""
+        """Set the time at which the settings were written to some seconds ago."""
         moment = time.time() - seconds
         os.utime(self.config / "backup.json", (moment, moment))
 
-    def seal(self, age: float, release: int = 7, **changes: Any) -> str:
-        """Lay a backup of an age (seconds) there; return its id."""
+    def add_backup(self, age: float, release: int = 7, **changes: Any) -> str:
+        """Write a sealed backup of an age (seconds); return its id."""
         moment = time.gmtime(time.time() - age)
         name = f"{time.strftime('%Y%m%dT%H%M%SZ', moment)}-r{release}"
         manifest = {
@@ -135,10 +135,10 @@ class Host:
         (self.backups / f"{name}.json.sha256").write_text(f"{digest}  {name}.json\n", encoding="ascii")
         return name
 
-    def makes(self, age: float = 0) -> str:
-        """Have docker answer with a backup that is there; return its id."""
-        name = self.seal(age)
-        self.answer("run.out", (self.backups / f"{name}.json").read_text(encoding="utf-8") + "\n")
+    def will_back_up(self, age: float = 0) -> str:
+        """Write a backup and make docker report it; return its id."""
+        name = self.add_backup(age)
+        self.script("run.out", (self.backups / f"{name}.json").read_text(encoding="utf-8") + "\n")
         return name
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -153,35 +153,35 @@ class Host:
             check=False,
         )
 
-    def calls(self) -> list[list[str]]:
-        """What docker was asked."""
+    def docker_calls(self) -> list[list[str]]:
+        """Return the arguments of docker's calls."""
         text = (self.bin / "calls").read_text(encoding="utf-8") if (self.bin / "calls").exists() else ""
         return [call.split("\n") for call in text.split("\n\n") if call]
 
-    def sent(self) -> list[str]:
-        """What restic was asked, with repository and password before it."""
+    def restic_calls(self) -> list[str]:
+        """Return restic's calls: repository, password, arguments."""
         path = self.bin / "restic.calls"
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
     def log(self) -> str:
-        """The log beside the backups."""
+        """Return the log beside the backups."""
         path = self.backups / "log"
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def status(self) -> dict[str, Any]:
-        """What others read of the state."""
+        """Return the published state."""
         found: dict[str, Any] = json.loads((self.backups / "status.json").read_text(encoding="utf-8"))
         return found
 
 
 @contextmanager
 def listening(status: int = 200) -> Iterator[tuple[str, list[str]]]:
-    """Serve a heartbeat's URL; yield it, and the paths that have been asked for."""
-    asked: list[str] = []
+    """Serve a heartbeat's URL; yield it and the list of requested paths."""
+    paths: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            paths.append(self.path)
             self.send_response(status)
             self.end_headers()
 
@@ -192,7 +192,7 @@ def listening(status: int = 200) -> Iterator[tuple[str, list[str]]]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/beat", asked
+        yield f"http://127.0.0.1:{server.server_port}/beat", paths
     finally:
         server.shutdown()
         thread.join()

@@ -19,15 +19,15 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-def test_manage_passes_words_and_status_on(host: Host) -> None:
+def test_manage_passes_on_arguments_and_exit_status(host: Host) -> None:
     result = host.run("manage", "polls", "--", "shell", "-c", "print('a b')", "--version")
     assert result.returncode == 3
-    assert host.calls() == [
+    assert host.docker_calls() == [
         ["exec", "--interactive", "polls-7", "python3", "manage.py", "shell", "-c", "print('a b')", "--version"]
     ]
 
 
-def test_manage_without_a_command_says_how(host: Host) -> None:
+def test_manage_without_a_command_shows_an_example(host: Host) -> None:
     result = host.run("manage", "polls")
     assert (result.returncode, "hostwright manage polls -- check --deploy" in result.stderr) == (2, True)
 
@@ -36,7 +36,7 @@ def test_backup_runs_one_hardened_container(host: Host) -> None:
     (host.root / "srv/web/polls/media").mkdir()
     result = host.run("backup", "polls")
     assert json.loads(result.stdout) == MANIFEST
-    inspect, run = host.calls()
+    inspect, run = host.docker_calls()
     assert inspect[-1] == "polls-backup"
     text = " ".join(run)
     for part in (
@@ -58,7 +58,7 @@ def test_backup_runs_one_hardened_container(host: Host) -> None:
     assert "/site/tls" not in text
 
 
-def test_certificates_are_there_to_be_backed_up(host: Host) -> None:
+def test_the_backup_container_sees_the_certificates(host: Host) -> None:
     pairs = host.root / "srv/nginx/tls/.pairs"
     for site in ("polls", "shop"):
         (pairs / site / "a").mkdir(parents=True)
@@ -66,7 +66,7 @@ def test_certificates_are_there_to_be_backed_up(host: Host) -> None:
             (pairs / site / "a" / name).write_text(f"{site} {name}\n")
             (pairs / site / "a" / name).chmod(mode)
         (pairs.parent / site).symlink_to(f".pairs/{site}/a")
-    host.answer(
+    host.script(
         "run.rc",
         f"""
 for word; do case "$word" in *dst=/site/tls,readonly)
@@ -82,45 +82,45 @@ esac; done > {host.root}/seen""",
 
 
 @pytest.mark.parametrize("state", ["running", "paused", "restarting"])
-def test_a_backup_that_runs_is_left_alone(host: Host, state: str) -> None:
-    host.answer("state", state)
+def test_a_running_backup_is_not_disturbed(host: Host, state: str) -> None:
+    host.script("state", state)
     result = host.run("backup", "polls")
     assert (result.returncode, f"polls-backup is {state}" in result.stderr) == (75, True)
-    assert len(host.calls()) == 1
+    assert len(host.docker_calls()) == 1
 
 
-def test_a_backup_that_starts_at_the_same_moment(host: Host) -> None:
-    host.answer("run.rc", "exit 125")
-    host.answer("run.err", 'docker: Conflict. The container name "/polls-backup" is already in use by container "1".\n')
+def test_a_backup_that_starts_at_the_same_time_is_reported_as_running(host: Host) -> None:
+    host.script("run.rc", "exit 125")
+    host.script("run.err", 'docker: Conflict. The container name "/polls-backup" is already in use by container "1".\n')
     result = host.run("backup", "polls")
     assert (result.returncode, "is already running" in result.stderr) == (75, True)
 
 
 @pytest.mark.parametrize("state", ["exited", "created", "dead"])
-def test_what_a_reboot_left_is_removed(host: Host, state: str) -> None:
-    host.answer("state", state)
+def test_a_container_that_a_reboot_ended_is_removed(host: Host, state: str) -> None:
+    host.script("state", state)
     assert host.run("backup", "polls").returncode == 0
-    assert host.calls()[1] == ["rm", "polls-backup"]
+    assert host.docker_calls()[1] == ["rm", "polls-backup"]
 
 
 @pytest.mark.parametrize("verb", ["backup", "drill"])
 def test_a_hung_container_is_killed(host: Host, verb: str) -> None:
-    host.seal(100)
-    host.settings(time_limit_seconds=-14)  # the grace of 15 s comes on top
-    host.answer("run.rc", "exec sleep 30")
+    host.add_backup(100)
+    host.settings(time_limit_seconds=-14)  # plus the grace of 15 s
+    host.script("run.rc", "exec sleep 30")
     start = time.monotonic()
     result = host.run(verb, "polls")
     assert (result.returncode, "was killed" in result.stderr) == (124, True)
     assert time.monotonic() - start < 10
-    assert host.calls()[-2:] == [["kill", f"polls-{verb}"], ["rm", "--force", f"polls-{verb}"]]
+    assert host.docker_calls()[-2:] == [["kill", f"polls-{verb}"], ["rm", "--force", f"polls-{verb}"]]
     assert f"{verb} failed (exit status 124)" in host.log()
 
 
 def test_a_release_that_commits_meanwhile_is_backed_up_too(host: Host) -> None:
     record = host.run_directory / "releases/7/release.json"
-    host.answer("run.rc", f'sed -i \'s/"generation": 3/"generation": 4/\' {record}')
+    host.script("run.rc", f'sed -i \'s/"generation": 3/"generation": 4/\' {record}')
     assert host.run("backup", "polls").returncode == 0
-    assert [call[0] for call in host.calls()] == ["container", "run", "container", "run"]
+    assert [call[0] for call in host.docker_calls()] == ["container", "run", "container", "run"]
 
 
 @pytest.mark.parametrize(
@@ -131,17 +131,17 @@ def test_a_release_that_commits_meanwhile_is_backed_up_too(host: Host) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("verb", ["backup", "job"])
-def test_a_record_that_no_release_has_written_is_refused(host: Host, verb: str, changes: dict[str, str]) -> None:
+def test_a_record_with_invalid_values_is_refused(host: Host, verb: str, changes: dict[str, str]) -> None:
     host.record(**changes)
     result = host.run(verb, "polls", *(["tidy"] if verb == "job" else []))
     assert result.returncode == 1
     for part in ("release.json", next(iter(changes)), "owner root and mode 0644"):
         assert part in result.stderr
-    assert host.calls() == []
+    assert host.docker_calls() == []
 
 
 @pytest.mark.parametrize("planted", ["link", "pipe", "writable"])
-def test_a_record_that_somebody_else_may_have_written_is_refused(host: Host, planted: str) -> None:
+def test_a_record_that_others_can_write_is_refused(host: Host, planted: str) -> None:
     path = host.run_directory / "releases/7/release.json"
     if planted == "writable":
         path.chmod(0o664)
@@ -150,17 +150,17 @@ def test_a_record_that_somebody_else_may_have_written_is_refused(host: Host, pla
         path.symlink_to(host.root / "elsewhere") if planted == "link" else os.mkfifo(path)
     result = host.run("manage", "polls", "--", "check")
     assert (result.returncode, "owner root and mode 0644" in result.stderr) == (1, True)
-    assert host.calls() == []
+    assert host.docker_calls() == []
 
 
-def test_a_destination_that_is_not_there(host: Host) -> None:
+def test_a_missing_destination_is_refused(host: Host) -> None:
     host.backups.rmdir()
     result = host.run("backup", "polls")
     assert (result.returncode, "the destination is missing" in result.stderr) == (1, True)
-    assert host.calls() == []
+    assert host.docker_calls() == []
 
 
-def test_sites_that_are_not_there(host: Host) -> None:
+def test_missing_sites_and_settings_are_refused(host: Host) -> None:
     result = host.run("status", "pols")
     assert (result.returncode, 'no site "pols" on this host. Sites: polls.' in result.stderr) == (2, True)
     assert "'../polls' is not a site name" in host.run("status", "../polls").stderr
@@ -170,7 +170,7 @@ def test_sites_that_are_not_there(host: Host) -> None:
     assert "no backups configured" in host.run("backup", "polls").stderr
 
 
-def test_a_lost_private_part_is_no_backup_without_alarm(host: Host) -> None:
+def test_without_the_private_settings_no_backup_is_made(host: Host) -> None:
     (host.root / "etc/polls.json").unlink()
     result = host.run("backup", "polls")
     assert (result.returncode, "etc/polls.json is missing" in result.stderr) == (1, True)
@@ -178,13 +178,13 @@ def test_a_lost_private_part_is_no_backup_without_alarm(host: Host) -> None:
 
 def running(host: Host) -> None:
     state = {"Status": "running", "StartedAt": "x", "ExitCode": 0, "OOMKilled": False}
-    host.answer("inspect.json", json.dumps([{"State": state, "RestartCount": 1}]))
+    host.script("inspect.json", json.dumps([{"State": state, "RestartCount": 1}]))
 
 
 def test_status(host: Host) -> None:
     running(host)
-    host.seal(90000, release=6)
-    newest = host.seal(100)
+    host.add_backup(90000, release=6)
+    newest = host.add_backup(100)
     found = json.loads(host.run("status", "polls").stdout)
     assert found["release"]["release"] == 7
     assert (found["container"]["name"], found["container"]["status"], found["container"]["restarts"]) == (
@@ -196,22 +196,22 @@ def test_status(host: Host) -> None:
     assert 100 <= found["backup"]["age_seconds"] < 110
 
 
-def test_what_its_seal_does_not_fit_is_no_backup(host: Host) -> None:
-    good, changed, unsealed = host.seal(300), host.seal(200), host.seal(100)
+def test_a_backup_without_a_matching_seal_is_not_listed(host: Host) -> None:
+    good, changed, unsealed = host.add_backup(300), host.add_backup(200), host.add_backup(100)
     path = host.backups / f"{changed}.json"
     path.write_text(path.read_text(encoding="utf-8").replace("4096", "4097"), encoding="utf-8")
     (host.backups / f"{unsealed}.json.sha256").unlink()
     assert [one["id"] for one in json.loads(host.run("backups", "polls", "--json").stdout)] == [good]
 
 
-def test_status_of_a_container_that_is_gone(host: Host) -> None:
+def test_status_of_a_missing_container(host: Host) -> None:
     found = json.loads(host.run("status", "polls").stdout)
     assert (found["container"], found["backup"]) == ({"name": "polls-7", "status": "missing"}, None)
 
 
-def test_the_page_says_all_in_80_columns_and_fails_if_something_is_wrong(host: Host) -> None:
+def test_the_page_has_80_columns_and_fails_if_there_is_a_problem(host: Host) -> None:
     running(host)
-    host.seal(100)
+    host.add_backup(100)
     page = host.run("status", "polls", "--page")
     assert (page.returncode, page.stderr) == (0, "")
     assert "polls: release 7, version 1.0, container polls-7 running" in page.stdout
@@ -226,7 +226,7 @@ def test_the_page_says_all_in_80_columns_and_fails_if_something_is_wrong(host: H
 
 
 def certificate(host: Host, days: float, **facts: str) -> str:
-    """Write what is known of a certificate; return what the status says that is wrong."""
+    """Write the status of a certificate; return the problems that the command reports."""
     directory = host.root / "srv/nginx/tls"
     directory.mkdir(parents=True, exist_ok=True)
     expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + days * 86400))
@@ -237,9 +237,9 @@ def certificate(host: Host, days: float, **facts: str) -> str:
     return "; ".join(found["problems"].values())
 
 
-def test_the_status_tells_of_the_certificate(host: Host) -> None:
+def test_the_status_reports_the_certificate(host: Host) -> None:
     running(host)
-    host.seal(100)
+    host.add_backup(100)
     assert certificate(host, 15) == ""
     page = " ".join(host.run("status", "polls", "--page").stdout.split())
     assert "TLS certificate for example.org from https://ca.example/, until 20" in page
@@ -252,15 +252,15 @@ def test_the_status_tells_of_the_certificate(host: Host) -> None:
 
 def test_the_table(host: Host) -> None:
     assert host.run("backups", "polls").stdout == "There is no backup of polls yet.\n"
-    old, new = host.seal(90061, release=6), host.seal(100)
+    old, new = host.add_backup(90061, release=6), host.add_backup(100)
     head, *rows = host.run("backups", "polls").stdout.splitlines()
     assert head.split() == ["BACKUP", "AGE", "DATABASE", "PACKED", "MEDIA", "ROWS"]
     assert [row.split()[0] for row in rows] == [new, old]
     assert "1 d 1 h" in rows[1]
 
 
-def test_what_goes_while_it_is_counted_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A backup that is being made, or removed, while the watch looks.
+def test_a_file_removed_while_sizes_are_read_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A backup is being made or removed while the watch runs.
     monkeypatch.syspath_prepend(SOURCE)
     store = importlib.import_module("hostwright_host.store")
     (tmp_path / "here").write_bytes(b"123")
@@ -268,14 +268,14 @@ def test_what_goes_while_it_is_counted_does_not_count(tmp_path: Path, monkeypatc
     assert store.stored_bytes(directory, []) == 3
 
 
-def test_verify_says_what_is_wrong(host: Host) -> None:
-    name = host.seal(100)
-    host.answer("run.out", json.dumps({"verified": [name], "wrong": []}) + "\n")
+def test_verify_reports_damaged_backups(host: Host) -> None:
+    name = host.add_backup(100)
+    host.script("run.out", json.dumps({"verified": [name], "wrong": []}) + "\n")
     assert host.run("verify", "polls", name).returncode == 0
-    assert host.calls()[-1][-4:] == ["verify", "--output", "/site/backups", name]
-    assert f"type=bind,src={host.backups},dst=/site/backups,readonly" in host.calls()[-1]
+    assert host.docker_calls()[-1][-4:] == ["verify", "--output", "/site/backups", name]
+    assert f"type=bind,src={host.backups},dst=/site/backups,readonly" in host.docker_calls()[-1]
     wrong = {"verified": [], "wrong": [{"id": name, "problem": "a byte"}]}
-    host.answer("run.out", json.dumps(wrong) + "\n")
-    host.answer("run.rc", "exit 1")
+    host.script("run.out", json.dumps(wrong) + "\n")
+    host.script("run.rc", "exit 1")
     result = host.run("verify", "polls")
     assert (result.returncode, json.loads(result.stdout)) == (1, wrong)
