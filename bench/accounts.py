@@ -1,6 +1,6 @@
-"""A database whose accounts always add up to the same: it is filled, written to, changed, and copies of it are judged.
+"""A database whose accounts have a constant sum: fill it, write to it, change it, and check copies of it.
 
-``python -m bench.accounts VERB`` is run by a site's interpreter, so that the SQLite is the site's, too.
+``python -m bench.accounts VERB`` runs under a site's interpreter, so that it uses the site's SQLite.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ CREATE TABLE move (
 CREATE INDEX move_written ON move (written);
 """
 INSERT = "INSERT INTO move (source, target, amount, written, reference, note) VALUES (?, ?, ?, ?, ?, ?)"
-# Characters of a note: a row has some 500 bytes.
+# Characters of a note; a row then has some 500 bytes.
 NOTE = 420
-# Characters of the text whose parts the notes are: so many that no compressor meets one again within its window.
+# Characters of the text that notes are cut from: too long for a compressor to find a repetition within its window.
 TEXT = 1 << 26
 ROWS_AT_ONCE = 20_000
-# Of the rows, the newest share, among which most changes of most sites are.
+# The newest share of the rows: most sites change mostly recent rows.
 RECENT = 0.05
-# Errors that a run of the writer describes.
+# Errors that a writer reports with their text.
 EXAMPLES = 5
 
 Row = tuple[int, int, int, float, str, str]
 
 
 class Notes:
-    """Rows of moves, with notes whose words are random."""
+    """Generates rows of moves, with notes of random words."""
 
     def __init__(self, seed: int, size: int = TEXT) -> None:
         self.random = random.Random(seed)  # noqa: S311 (the same rows in every run)
@@ -54,12 +54,12 @@ class Notes:
         self._text = " ".join(self.random.choices(words, k=size // 7))
 
     def note(self) -> str:
-        """The note of a move."""
+        """Return the note of a move."""
         start = self.random.randrange(len(self._text) - NOTE)
         return self._text[start : start + NOTE]
 
     def move(self, written: float) -> Row:
-        """A move."""
+        """Return a random move."""
         source, target = self.random.sample(range(ACCOUNTS), 2)
         reference = f"{self.random.getrandbits(128):032x}"
         return source, target, self.random.randrange(100), written, reference, self.note()
@@ -67,14 +67,14 @@ class Notes:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a copy is: its rows by table, and what is wrong with it (empty: nothing)."""
+    """The check of a copy: its rows by table, and the problem (empty: none)."""
 
     rows: dict[str, int]
     problem: str
 
 
 def connect(database: Path, busy_timeout: int = 5000) -> sqlite3.Connection:
-    """Open the database as a site does (milliseconds)."""
+    """Open the database as a site does; ``busy_timeout`` is in milliseconds."""
     connection = sqlite3.connect(database, timeout=busy_timeout / 1000, isolation_level=None)
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "mmap_size=0", "journal_size_limit=67108864"):
         connection.execute(f"PRAGMA {pragma}")
@@ -82,7 +82,7 @@ def connect(database: Path, busy_timeout: int = 5000) -> sqlite3.Connection:
 
 
 def fill(database: Path, size: int, notes: Notes) -> int:
-    """Make the database, of some bytes or a little more; return how many moves it has."""
+    """Make a database of at least ``size`` bytes; return the number of its moves."""
     connection = sqlite3.connect(database, isolation_level=None)
     connection.execute("PRAGMA journal_mode=OFF")
     connection.execute("PRAGMA synchronous=OFF")
@@ -144,13 +144,13 @@ def transfer(connection: sqlite3.Connection, row: Row) -> None:
 
 
 def change(database: Path, share: float, recent: bool, notes: Notes) -> None:
-    """Change a share of the rows: half of these are new, half old ones whose note changes.
+    """Change a share of the rows: half are new rows, half are old rows whose note changes.
 
     Args:
-        database: nobody else writes to it.
-        share: of the rows, 0 to 1.
-        recent: the old ones are among the newest; else anywhere.
-        notes: what is written.
+        database: must have no other writer.
+        share: share of the rows, 0 to 1.
+        recent: choose the old rows among the newest; otherwise among all.
+        notes: source of the new text.
     """
     connection = connect(database)
     last = connection.execute("SELECT max(id) FROM move").fetchone()[0]
@@ -167,10 +167,10 @@ def change(database: Path, share: float, recent: bool, notes: Notes) -> None:
 
 
 def judge(database: Path) -> Judgement:
-    """Look whether a copy is whole, and its rows are of one moment.
+    """Check that a copy is intact and that its rows are of one moment.
 
-    Every move is in the balances, the balances have all moves, no move in between is missing, and what the accounts
-    have together is what they had at first. A ``-wal`` beside the copy belongs to it.
+    The balances match the moves, no move is missing, and the sum of the accounts is the initial one. A ``-wal`` beside
+    the copy belongs to it.
     """
     try:
         connection = sqlite3.connect(f"file:{database}?mode=rw", uri=True, isolation_level=None)
@@ -185,7 +185,7 @@ def judge(database: Path) -> Judgement:
 def _judge(connection: sqlite3.Connection) -> Judgement:
     (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if found != "ok":
-        return Judgement({}, f"it is damaged: {' '.join(found.splitlines())}")
+        return Judgement({}, f"damaged: {' '.join(found.splitlines())}")
     balances = dict(connection.execute("SELECT id, balance FROM account").fetchall())
     count, last = connection.execute("SELECT count(*), ifnull(max(id), 0) FROM move").fetchone()
     rows = {"account": len(balances), "move": count}
@@ -205,9 +205,9 @@ def _judge(connection: sqlite3.Connection) -> Judgement:
 
 @dataclass(frozen=True)
 class Writes:
-    """What a writer did: when each write was due (``time.monotonic``), how long it took from then, and its errors.
+    """The writes of a writer: when each was due (``time.monotonic``), the seconds from then to its end, the errors.
 
-    A write that failed has its time, too.
+    Failed writes are included.
     """
 
     due: Sequence[float]
@@ -216,7 +216,7 @@ class Writes:
     error_count: int
 
     def between(self, begin: float, end: float) -> list[float]:
-        """Latencies of the writes that were due in this time, seconds."""
+        """Return the latencies, in seconds, of the writes that were due in this interval."""
         return list(self.seconds[bisect.bisect_left(self.due, begin) : bisect.bisect_left(self.due, end)])
 
 
@@ -224,11 +224,11 @@ def write(database: Path, rate: float, busy_timeout: int, notes: Notes, correcti
     """Move money until SIGTERM.
 
     Args:
-        database: others may write to it.
-        rate: writes a second, each begun at its time whether earlier ones are late or not.
-        busy_timeout: as the site has it, milliseconds.
-        notes: what is written.
-        corrections: of moves that are there, so that the database does not grow; else new moves.
+        database: may have other writers.
+        rate: writes per second; each is due at a fixed time, even if earlier ones are late.
+        busy_timeout: milliseconds.
+        notes: source of the moves.
+        corrections: correct existing moves, so that the database does not grow; otherwise write new moves.
     """
     due, seconds, errors = array("d"), array("d"), []
     error_count = 0
@@ -270,7 +270,7 @@ def _moments(rate: float) -> Iterator[float]:
 
 
 def read_writes(path: Path) -> Writes:
-    """Read what a writer wrote down."""
+    """Read the log of a writer."""
     return Writes(**json.loads(path.read_text()))
 
 
@@ -280,22 +280,22 @@ def _save(path: Path, writes: Writes) -> None:
 
 
 def main() -> int:
-    """Do what the command line says."""
+    """Run the verb of the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.accounts", description=__doc__)
     parser.add_argument("database", type=Path)
     parser.add_argument("--seed", type=int, default=4711)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verb = verbs.add_parser("fill", help="make it")
+    verb = verbs.add_parser("fill", help="make the database")
     verb.add_argument("bytes", type=int)
     verb = verbs.add_parser("change", help="change a share of its rows")
     verb.add_argument("share", type=float)
     verb.add_argument("--recent", action="store_true", help="among the newest rows")
     verb = verbs.add_parser("write", help="write to it until SIGTERM")
-    verb.add_argument("--rate", type=float, required=True, help="writes a second")
+    verb.add_argument("--rate", type=float, required=True, help="writes per second")
     verb.add_argument("--corrections", action="store_true", help="the database does not grow")
     verb.add_argument("--busy-timeout", type=int, default=5000, metavar="MS")
-    verb.add_argument("--log", type=Path, required=True, help="gets the latency of each")
-    verbs.add_parser("judge", help="tell whether it is whole and of one moment")
+    verb.add_argument("--log", type=Path, required=True, help="file for the latency of each write")
+    verbs.add_parser("judge", help="check that it is intact and of one moment")
     options = parser.parse_args()
     match options.verb:
         case "fill":

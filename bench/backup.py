@@ -1,4 +1,4 @@
-"""The backup under load beside four other ways; a thousand of them restored; kills; a restore; what hours store."""
+"""The backup under load, compared with four other ways; restores of a thousand backups; kills; storage by hour."""
 
 from __future__ import annotations
 
@@ -18,63 +18,62 @@ from bench.runtime import Done, Running, Runtime, run, settle, watching_wal
 from tests.support.load import percentile
 
 RATE = 500.0
-# Seconds: of writing before anything is measured, of writing that nothing happens to, and after which a way's writes
-# no longer count as disturbed by it (what a long reader has kept from the database is written to it afterwards).
+# Seconds of writing: before the measurement, idle, and after a copy. Writes after a copy count too, because a
+# checkpoint that a long reader has delayed happens then.
 WARM = 2.0
 IDLE = 10.0
 AFTERWARDS = 2.0
-# A way that takes longer is ended, seconds.
+# Time limit of a copy, seconds.
 LIMIT = 60.0
-# What the targets are: seconds, bytes.
+# The targets: seconds, bytes.
 SLOWER = 5e-3
 WAL = 64 * 2**20
 VERIFIED = 15
 MEMORY = 64e6
 RESTORED = 60
-# The schedule's default, minutes between two backups.
+# The default schedule, minutes between two backups.
 INTERVAL = 60
 # The busy ledger: bytes, writers and their writes a second.
 LEDGER = 3 << 20
 WRITERS = 2
 WRITER_RATE = 500.0
 KILLED = 4 << 20
-# What a changing hour changes: a share of the rows.
+# The share of the rows that changes in an hour.
 CHANGE = 0.002
 HOURS = (
     "first", "anywhere", "recent", "unchanged", "anywhere", "recent", "anywhere", "recent", "unchanged", "anywhere",
     "recent", "anywhere",
 )  # fmt: skip
 ABOUT_HOURS = {
-    "first": "the first one",
+    "first": "the first backup",
     "anywhere": "0.2 % of the rows, anywhere",
     "recent": "0.2 % of the rows, the newest",
     "unchanged": "nothing",
 }
-# What all of it needs at a time, as a multiple of the database.
+# The disk space that is needed at one time, as a multiple of the database.
 SPACE = 14
 
 NOTES = """\
-A write is a transaction as a view's: two accounts and a row of some 500 bytes, with the PRAGMAs that the role `app`
-sets. Each is due at its time, whether earlier ones are late or not, and its latency counts from then, until
-2 s after the way has ended. Idle are the ten seconds before each. A copy is right if SQLite finds it whole and its
-rows are of one moment: all moves are there, the balances are those that the moves give, and they add up to what they
-did at first. Memory is the greatest resident set; less than 10 MB is not seen.
-`sqlite3` is Debian's, with `.timeout 5000`, as is `restic`; `cp` takes the database and its `-wal` by one command;
-for the ledger by two, as scripts do, until five copies are wrong or a thousand are made.
-django-dbbackup has its own default connector. None of these verifies or compresses what it wrote. Ours does both; its
-time is the whole verb's, and that until the copy is verified is a target of its own. It runs as in the image, but
-without a container: to make one adds some tenths of a second. The ledger, the kills and the hours run beside each
-other, as no time is measured in them.
-In the hours, "plain files" are the directory of the backups, where an unchanged database is a hard link; the archives
-are what goes off-site; half of a change are new rows, half old ones, either any or of the newest twentieth.
+A write is a transaction like a view's: two accounts and a row of some 500 bytes, with the PRAGMAs that the role `app`
+sets. Each write is due at a fixed time, even if earlier ones are late; its latency counts from then. Writes count until
+2 s after the copy has ended; "idle" is the ten seconds before each copy. A copy is correct if SQLite finds it intact
+and its rows are of one moment: no move is missing, the balances match the moves, and their sum is unchanged. Memory is
+the maximum resident set; less than 10 MB cannot be measured. `sqlite3` (with `.timeout 5000`) and `restic` are
+Debian's. `cp` copies the database and its `-wal` with one command; for the ledger with two, as scripts do, until five
+copies are wrong or a thousand are made. django-dbbackup uses its default connector. None of these verifies or
+compresses its copy. Ours does both: its time is that of the whole verb, and the time until the copy is verified is a
+separate target. It runs as in the image, but without a container, which would add some tenths of a second. The ledger,
+the kills and the hours run at the same time, because they are not timed. In the hours, "plain files" is the directory
+of the backups, where an unchanged database is a hard link; the archives are sent off-site. Half of a change is new
+rows, half is old rows, either any or among the newest twentieth.
 """
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One run of a way under the writes: latencies in seconds, of writes before and during it; bytes; the problem.
+    """One copy under the writes: seconds, bytes, and latencies in seconds of the writes before and during it.
 
-    The problem is that of the copy, or that there is none; empty if it is right.
+    ``problem`` says what is wrong with the copy, or why there is none; empty if the copy is correct.
     """
 
     seconds: float
@@ -95,7 +94,7 @@ class Way:
 
     @property
     def p99(self) -> Figure:
-        """What 99 in 100 writes did not exceed, by run."""
+        """The 99th percentile of the latencies, by run."""
         return Figure(tuple(percentile(sample.latencies, 0.99) for sample in self.samples), "ms")
 
     @property
@@ -105,7 +104,7 @@ class Way:
 
     @property
     def memory(self) -> Figure:
-        """The greatest memory, of all runs."""
+        """The peak memory, of all runs."""
         return Figure((max(sample.memory for sample in self.samples),), "MB")
 
     @property
@@ -115,12 +114,12 @@ class Way:
 
     @property
     def problems(self) -> list[str]:
-        """What was wrong."""
+        """The problems of the copies that are wrong."""
         return [sample.problem for sample in self.samples if sample.problem]
 
     @property
     def cells(self) -> list[object]:
-        """Its line in the table."""
+        """The row of the table."""
         longest = max(max(sample.latencies, default=0.0) for sample in self.samples)
         return [
             self.name,
@@ -136,25 +135,25 @@ class Way:
 
 @dataclass(frozen=True)
 class Hour:
-    """What one backup added, in bytes: by plain files, as a whole copy, by restic of archives, by restic of copies."""
+    """The bytes that a backup added: as plain files, as a whole copy, in restic of archives, in restic of copies."""
 
     kind: str
     added: tuple[int, int, int, int]
 
 
 def hours_table(hours: Sequence[Hour]) -> list[list[object]]:
-    """Lines for a table: medians by kind of hour, and the sum of all."""
+    """Return the rows of a table: medians by kind of hour, and the sum of all."""
     lines: list[list[object]] = []
     for kind, about in ABOUT_HOURS.items():
         found = [hour.added for hour in hours if hour.kind == kind]
         columns = [Figure(tuple(values), "MB") for values in zip(*found, strict=True)]
         lines.append([about, len(found), *columns])
     totals = [Figure((sum(values),), "MB") for values in zip(*(hour.added for hour in hours), strict=True)]
-    return [*lines, ["all of them", len(hours), *totals]]
+    return [*lines, ["all", len(hours), *totals]]
 
 
 def stored(directory: Path) -> int:
-    """Bytes of all files below a directory; a file with several names counts once."""
+    """Return the bytes of all files below a directory; a file with several names counts once."""
     files = {
         (status.st_dev, status.st_ino): status.st_size
         for root, _, names in os.walk(directory)
@@ -164,7 +163,7 @@ def stored(directory: Path) -> int:
 
 
 def measure(lab: Lab) -> Section:
-    """Measure all of it."""
+    """Measure the backup and return the report."""
     size, samples, trials, kills = (128 << 20, 1, 30, 10) if lab.quick else (1 << 30, 3, 1000, 200)
     hours = HOURS[:4] if lab.quick else HOURS
     if shutil.disk_usage(DIRECTORY).free < SPACE * size:
@@ -172,7 +171,7 @@ def measure(lab: Lab) -> Section:
     bench = BackupBench(size)
     ours = bench.ours(samples)
     others = [bench.other(name, command) for name, command in OTHERS.items()]
-    say(f"{trials} backups of a busy ledger, {kills} kills, and hours of backups, all beside each other")
+    say(f"{trials} backups of a busy ledger, {kills} kills, and hours of backups, at the same time")
     with Trials(trials, kills) as beside:
         added = bench.hours(hours)
         bench.remove()
@@ -193,8 +192,8 @@ def measure(lab: Lab) -> Section:
         ),
         [
             Table(
-                ("way", "time", "writes that failed", "p99 of a write", "its max", "largest -wal", "memory",
-                 "is right"),
+                ("way", "time", "writes that failed", "p99 of a write", "max of a write", "largest -wal", "memory",
+                 "correct"),
                 [
                     ["idle", "–", "–", still, Figure((max(idle),), "ms"), "–", "–", "–"],
                     ours.cells,
@@ -203,13 +202,13 @@ def measure(lab: Lab) -> Section:
                 "Ways to copy the database while it is written to:",
             ),
             Table(
-                ("ledger of 3 MiB", "tried", "restored right", "wrong", "for example"),
+                ("ledger of 3 MiB", "tried", "restored correctly", "wrong", "for example"),
                 [_tried("`backup`", backups), _tried("`cp` of database and `-wal`", copies)],
                 f"A ledger with {WRITERS * WRITER_RATE:.0f} writes a second, whose accounts always add up to the same:",
             ),
             Table(
-                ("kills", "before it wrote", "while it wrote", "after it was finished", "listed and wrong",
-                 "newest one lost", "files that outlived the next run"),
+                ("kills", "before it wrote", "while it wrote", "after it was finished", "listed but wrong",
+                 "newest backup lost", "files left after the next run"),
                 [[killed.killed, killed.before, killed.during, killed.after, killed.unverified, killed.lost,
                   killed.left]],
                 "SIGKILL of the backup, at moments spread evenly over its run:",
@@ -218,15 +217,15 @@ def measure(lab: Lab) -> Section:
                 ("restore", "time"),
                 [
                     ["RTO: verified, unpacked, checked", bench.restored],
-                    ["RPO: the schedule's interval and a backup's time", f"{INTERVAL} min + {duration}"],
+                    ["RPO: the interval of the schedule and the time of a backup", f"{INTERVAL} min + {duration}"],
                 ],
-                "The restore of the database, and how much may be lost:",
+                "The restore of the database, and the greatest possible loss:",
             ),
             Table(
-                ("what the hour changed", "backups", "plain files", "whole zstd copies", "restic of the archives",
+                ("change in the hour", "backups", "plain files", "whole zstd copies", "restic of the archives",
                  "restic of the uncompressed database"),
                 hours_table(added),
-                "What backups of a slowly changing database add, each:",
+                "Bytes that each backup of a slowly changing database adds, and their sum:",
             ),
         ],
         [
@@ -237,11 +236,11 @@ def measure(lab: Lab) -> Section:
             Target("memory", ours.memory, MEMORY),
             Target("backups under load that are wrong", Figure((len(ours.problems),), ""), 0),
             Target("backups of the ledger that are wrong", Figure((backups.wrong,), ""), 0),
-            Target("plain copies that are wrong", Figure((copies.wrong,), ""), 1, "the control sees it", at_least=True),
+            Target("plain copies that are wrong", Figure((copies.wrong,), ""), 1, "the check sees them", at_least=True),
             Target("backups listed after a kill that are wrong", Figure((killed.unverified,), ""), 0),
             Target("newest backups lost by a kill", Figure((killed.lost,), ""), 0),
-            Target("files that outlive the run after a kill", Figure((killed.left,), ""), 0),
-            Target("kills while it wrote", Figure((killed.during,), ""), 1, "else nothing was tried", at_least=True),
+            Target("files left after the run that follows a kill", Figure((killed.left,), ""), 0),
+            Target("kills while it wrote", Figure((killed.during,), ""), 1, "else nothing was tested", at_least=True),
             Target("restore", bench.restored, RESTORED),
         ],
         NOTES,
@@ -249,7 +248,7 @@ def measure(lab: Lab) -> Section:
 
 
 class BackupBench:
-    """A site with a large database."""
+    """The measurements of a site with a large database."""
 
     def __init__(self, size: int) -> None:
         self.site = Runtime(DIRECTORY / "large")
@@ -260,7 +259,7 @@ class BackupBench:
         self.sqlite = ""
 
     def ours(self, samples: int) -> Way:
-        """Back up, restore, and judge what was restored."""
+        """Back up, restore, and check the restored database."""
         found, verified, restored = [], [], []
         for number in range(samples):
             say(f"backing up under {RATE:.0f} writes a second, {number + 1} of {samples}")
@@ -279,7 +278,7 @@ class BackupBench:
         return Way("`backup` (ours)", found)
 
     def other(self, name: str, command: Callable[[Path, Path], Sequence[str]]) -> Way:
-        """Copy in another way, and judge the copy."""
+        """Copy in another way, and check the copy."""
         say(f"copying with {name} under the same writes")
         with Scratch(self.scratch) as directory:
             environment = {
@@ -291,7 +290,7 @@ class BackupBench:
             }
             done, sample = self._under_writes(lambda: run(command(self.site.database, directory), environment, LIMIT))
             if done.ended:
-                problem = f"it had not ended after {LIMIT:.0f} s"
+                problem = f"not finished after {LIMIT:.0f} s"
             elif done.status != 0:
                 problem = f"it failed: {' '.join(done.errors.split())[-200:]}"
             else:
@@ -299,7 +298,7 @@ class BackupBench:
         return Way(name, [sample(problem)])
 
     def hours(self, kinds: Sequence[str]) -> list[Hour]:
-        """Back up after each hour's change, with the tools to keep backups off-site beside."""
+        """Back up after each hour's change, and store the backups with restic too."""
         shutil.rmtree(self.site.backups)
         self.site.backups.mkdir()
         archives, copies = Restic(DIRECTORY / "archives"), Restic(DIRECTORY / "copies")
@@ -325,7 +324,7 @@ class BackupBench:
         return found
 
     def remove(self) -> None:
-        """Make room."""
+        """Remove the database and the repositories, to free disk space."""
         for directory in ("large", "archives", "copies"):
             shutil.rmtree(DIRECTORY / directory)
 
@@ -334,11 +333,11 @@ class BackupBench:
         return self.site.verb("restore", "--output", self.site.backups, "--backup", name, "--target", target)
 
     def _judge(self, database: Path) -> tuple[dict[str, int], str]:
-        told = self.site.module("bench.accounts", database, "judge")
-        return told["rows"], told["problem"]
+        found = self.site.module("bench.accounts", database, "judge")
+        return found["rows"], found["problem"]
 
     def _under_writes(self, act: Callable[[], Done]) -> tuple[Done, Callable[[str], Sample]]:
-        """Do something while the database is written to; return what it took, and what makes a sample of a verdict."""
+        """Run ``act`` during the writes; return its result, and a function that makes a sample of it and a problem."""
         settle()
         with self.site.writing(RATE) as writing:
             time.sleep(WARM)
@@ -376,21 +375,21 @@ class Restic:
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """Bytes of the repository."""
         return stored(self._repository)
 
     def keep(self, directory: Path) -> None:
-        """Keep a directory."""
+        """Back up a directory."""
         call(*self._command, "backup", str(directory))
 
     def keep_unpacked(self, archive: Path) -> None:
-        """Keep what an archive holds, as one file."""
+        """Back up the content of an archive, as one file."""
         backup = [*self._command, "backup", "--stdin", "--stdin-filename", "db.sqlite3"]
         pipe(["zstd", "--quiet", "--decompress", "--stdout", str(archive)], backup)
 
 
 class Scratch:
-    """A directory that is empty at first and goes at the end."""
+    """A temporary directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -404,7 +403,7 @@ class Scratch:
 
 
 class Trials:
-    """Backups of a busy ledger, and kills, beside other work: no time is measured in them."""
+    """Backups of a busy ledger, and kills, parallel to other work: they are not timed."""
 
     def __init__(self, backups: int, kills: int) -> None:
         self._stack = ExitStack()
@@ -429,14 +428,14 @@ class Trials:
         self._stack.close()
 
     def results(self) -> tuple[Count, Count, Kills]:
-        """Wait for their end; the backups of the ledger, its plain copies, and the kills."""
-        told = self._series.answer()
+        """Wait for the end; return the backups of the ledger, its plain copies, and the kills."""
+        counts = self._series.answer()
         kills = Kills(**self._killing.answer())
         self._stack.close()
         for writer in self._writers:
             if writer.writes.error_count:
                 raise LabError(f"{writer.writes.error_count} writes to the ledger failed: {writer.writes.errors}")
-        backups, copies = Count(**told["backups"]), Count(**told["copies"])
+        backups, copies = Count(**counts["backups"]), Count(**counts["copies"])
         for problem in (*backups.examples, *kills.examples):
             say(f"wrong: {problem}")
         return backups, copies, kills
@@ -451,13 +450,13 @@ def _version(package: str) -> str:
 
 
 def _sqlite3(statement: str) -> Callable[[Path, Path], Sequence[str]]:
-    """The command line of Debian's SQLite; ``{}`` stands for the copy."""
+    """Return the command line of Debian's SQLite; ``{}`` stands for the copy."""
     return lambda database, directory: [
         "sqlite3", "-cmd", ".timeout 5000", str(database), statement.format(directory / database.name)
     ]  # fmt: skip
 
 
-# The other ways: from the database and a directory, the command that makes a copy of that name in there.
+# The other ways: for a database and a directory, the command that copies the database into the directory.
 OTHERS: Mapping[str, Callable[[Path, Path], Sequence[str]]] = {
     "`sqlite3 .backup`": _sqlite3(".backup '{}'"),
     "`VACUUM INTO`": _sqlite3("VACUUM INTO '{}'"),

@@ -1,10 +1,10 @@
-"""The Django settings of django-dbbackup's run: the database that BENCH_DATABASE names, as a site has it."""
+"""Django settings for django-dbbackup; the environment variable BENCH_DATABASE names the database."""
 
 import os
 from pathlib import Path
 
 DATABASE = Path(os.environ["BENCH_DATABASE"])
-SECRET_KEY = "not secret"  # noqa: S105 (nobody is served)
+SECRET_KEY = "not secret"  # noqa: S105 (serves no requests)
 INSTALLED_APPS = ["dbbackup"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": DATABASE, "OPTIONS": {"timeout": 5}}}
 STORAGES = {

@@ -1,4 +1,4 @@
-"""A network with a delay, where the kernel has none to offer: a relay that passes everything on later."""
+"""A relay that delays traffic, for kernels that cannot delay packets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ CHUNK = 65536
 
 @contextmanager
 def delayed(port: int, round_trip: float) -> Iterator[int]:
-    """Relay connections to a port of this machine, each direction later by half a round trip (seconds).
+    """Relay connections to a port of this machine, with half of ``round_trip`` (seconds) as delay in each direction.
 
-    Opening a connection takes a whole one. Loss, slow start and bandwidth are not imitated.
+    Opening a connection takes a whole round trip. Loss, slow start and bandwidth are not simulated.
 
     Yields:
         The port of the relay.
@@ -57,7 +57,7 @@ class _Relay:
         target.close()
 
     async def close(self, server: asyncio.Server) -> None:
-        """End everything."""
+        """Close the server and end all connections."""
         server.close()
         for task in self._tasks:
             task.cancel()

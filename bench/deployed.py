@@ -1,4 +1,4 @@
-"""The ledger on a host of the measurements: released as a user does, looked at from outside and from inside."""
+"""The ledger on a host of the measurements: released as a user does, observed from outside and from inside."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from tests.support.ledger import Ledger
 HOST = "site"
 NAME = "ledger"
 ROOT = Path("/srv/hostwright")
-# All releases of a measurement are kept: what their database generations hold is compared at the end.
+# All releases of a measurement are kept, because their database generations are compared at the end.
 KEEP = 500
-# The management command that writes all the time: how many ids a call writes, and how often (seconds).
+# The management command that writes all the time: ids per call, and seconds between two ids.
 WRITES = 100
 WRITE_PAUSE = 0.1
-# A load that nobody stops ends after so many seconds.
+# The load ends after this time at the latest, seconds.
 LONGEST = 3600
 
-# On the host: tell by its clock when a hold begins and ends, until standard input is closed.
+# On the host: print the time when a hold begins and ends, by the host's clock, until standard input is closed.
 WATCH = """\
 import os, select, sys, time
 held = False
@@ -43,9 +43,8 @@ while not select.select([sys.stdin], [], [], 0.005)[0]:
         print(time.time(), flush=True)
 """
 
-# In the site's image, where the SQLite is a safe one: what generations of the database hold, and which of their ids the
-# live one lacks.
-LOOK = """\
+# In the site's image, with its safe SQLite: report the content of generations, and their ids that the live one lacks.
+INSPECT = """\
 import hashlib, json, sys
 from pathlib import Path
 from hostwright import snapshot
@@ -71,7 +70,7 @@ print(json.dumps(answer))
 
 @dataclass(frozen=True)
 class Command:
-    """A playbook run: its seconds, exit status and output."""
+    """A run of a playbook: seconds, exit status and output."""
 
     seconds: float
     status: int
@@ -79,16 +78,16 @@ class Command:
 
     @property
     def changed(self) -> int:
-        """How many tasks have changed something."""
+        """The number of tasks that changed something."""
         return sum(map(int, re.findall(r"\bchanged=(\d+)", self.output)))
 
 
 @dataclass
 class Traffic:
-    """What happened to a site under load.
+    """The load on a site and its results.
 
-    ``holds`` are their beginnings and ends as the host saw them, ``commanded`` the ids that the management command
-    acknowledged, ``cut`` how many of its calls did not end well.
+    ``holds`` are the beginnings and ends of holds as the host saw them, ``commanded`` the ids that the management
+    command acknowledged, ``cut`` the number of its calls that failed.
     """
 
     requests: list[load.Request] = field(default_factory=list)
@@ -104,11 +103,11 @@ class Traffic:
 
     @property
     def acknowledged(self) -> list[str]:
-        """All ids that the site has acknowledged, to whomever."""
+        """All ids that the site has acknowledged, to requests and to the management command."""
         return [request.id for request in self.requests if request.acknowledged] + self.commanded
 
     def latencies(self, holds: bool) -> list[float]:
-        """Seconds that requests waited which met a hold, or those which met none."""
+        """Return the latencies, in seconds, of the requests that met a hold, or of those that did not."""
         return [
             request.latency
             for request in self.requests
@@ -140,12 +139,12 @@ class Site:
 
         Args:
             playbook: path in the project.
-            arguments: more of them.
+            arguments: more arguments of the command.
             project: another checkout of Hostwright.
-            must: whether a failure ends the measurement.
+            must: raise an error if the playbook fails.
 
         Raises:
-            LabError: it failed and must not.
+            LabError: it failed, and ``must`` is set.
         """
         command = [
             str(BIN / "ansible-playbook"), "--inventory", str(PROJECT / "bench" / "inventory.yml"),
@@ -168,7 +167,7 @@ class Site:
         self.run("deploy.yml")
 
     def release(self, *arguments: str, project: Path = PROJECT, must: bool = True) -> Command:
-        """Release what the ledger's directory holds."""
+        """Release the version in the ledger's directory."""
         self.lab.will_remove(f"{NAME}:{self.ledger.version}")
         return self.run("deploy.yml", "--tags", "release", *arguments, project=project, must=must)
 
@@ -188,23 +187,23 @@ class Site:
         text = self.lab.on(HOST, "cat", f"{ROOT}/config/{NAME}/deployments.jsonl")
         return [json.loads(line) for line in text.splitlines()]
 
-    def look(self, *generations: int, ids: bool = False) -> dict[str, Any]:
-        """Open the database, the live generation and others, by a program in the image.
+    def inspect(self, *generations: int, ids: bool = False) -> dict[str, Any]:
+        """Read the live generation and others with a program in the image.
 
         Returns:
-            ``present`` (ids, if asked for) and ``generations``: by number ``hash``, and the ids ``missing`` in the live
-            one.
+            ``present``: the live generation's ids, if ``ids`` is set. ``generations``: by number, the ``hash`` of the
+            content and the ids ``missing`` in the live generation.
         """
         record = self.record
         names = ",".join(map(str, generations))
-        words = ["-c", LOOK, str(record["generation"]), names, *(["--ids"] if ids else [])]
+        words = ["-c", INSPECT, str(record["generation"]), names, *(["--ids"] if ids else [])]
         answer: dict[str, Any] = json.loads(self.in_image(record["image"], *words).splitlines()[-1])
         return answer
 
     def in_image(self, image: str, *words: str) -> str:
-        """Run Python in a container of an image, with what the live release has; return what it prints.
+        """Run Python in a container of an image, with the live release's volumes and secrets; return its output.
 
-        It gets less than half a core, to be little of a burden on a site under load.
+        It gets less than half a core, so that it disturbs a site under load little.
         """
         places = {"data": f"data/{NAME}", "config": f"config/{NAME}", "run": f"web/{NAME}/run"}
         mounts = (f"--volume={ROOT / host}:/site/{name}" for name, host in places.items())
@@ -218,11 +217,11 @@ class Site:
 
     @contextmanager
     def under_load(self, rate: float, commands: bool = True) -> Iterator[Traffic]:
-        """Send load until the context ends; what became of it is complete then.
+        """Send load until the context ends; the yielded object is complete then.
 
         Args:
-            rate: requests a second.
-            commands: have a management command write all the time, too.
+            rate: requests per second.
+            commands: run a management command that writes all the time, too.
         """
         traffic = Traffic()
         over = threading.Event()
@@ -249,13 +248,13 @@ class Site:
             sender.wait(TIME_LIMIT)
             if commands:
                 writer.join()
-            told, _ = watcher.communicate(timeout=TIME_LIMIT)
+            watched, _ = watcher.communicate(timeout=TIME_LIMIT)
         traffic.requests = load.read(output)
-        moments = [float(line) for line in told.splitlines()]
+        moments = [float(line) for line in watched.splitlines()]
         traffic.holds = list(zip(moments[::2], moments[1::2], strict=False))
 
     def _write(self, traffic: Traffic, over: threading.Event) -> None:
-        """Call the management command again and again, and note what it acknowledges."""
+        """Run the management command repeatedly, and record the ids that it acknowledges."""
         command = [
             "docker", "exec", f"hostwright-bench-{HOST}", "hostwright", "manage", NAME, "--",
             "write", str(WRITES), "--pause", str(WRITE_PAUSE),
@@ -269,7 +268,7 @@ class Site:
             traffic.cut += done.returncode != 0
 
     def bring_image(self) -> str:
-        """Build the ledger's version and bring its image to the host, without a release; return its name."""
+        """Build the ledger's version and load its image on the host, without a release; return the image's name."""
         image = f"{NAME}:{self.ledger.version}"
         self.lab.will_remove(image)
         self.lab.playbook(
@@ -281,14 +280,14 @@ class Site:
 
 
 def checkout_without(directory: Path, changes: Sequence[tuple[str, str, str]]) -> Path:
-    """Copy Hostwright, and change some of it: for comparisons with what it would be without.
+    """Copy Hostwright and replace some of its code, for comparisons.
 
     Args:
-        directory: gets the copy.
-        changes: file, text, and what takes its place.
+        directory: directory of the copy.
+        changes: file, old text, new text.
 
     Raises:
-        LabError: a file has not that text.
+        LabError: a file does not contain the old text.
     """
     ignored = shutil.ignore_patterns(".git", ".venv", ".cache", ".ansible", "*_cache", "__pycache__")
     shutil.copytree(PROJECT, directory, ignore=ignored)
@@ -299,6 +298,6 @@ def checkout_without(directory: Path, changes: Sequence[tuple[str, str, str]]) -
     for path, old, new in changes:
         text = (directory / path).read_text()
         if old not in text:
-            raise LabError(f"{path} has no '{old}' any more: bench/release.py has to be told what the guard is now")
+            raise LabError(f"{path} does not contain '{old}' any more: adapt WITHOUT_GUARD in bench/release.py")
         (directory / path).write_text(text.replace(old, new))
     return directory

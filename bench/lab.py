@@ -1,6 +1,6 @@
-"""The machines of a measurement: hosts in containers reached over SSH, and what Ansible and the wire do on this one.
+"""The machines of a measurement: hosts in containers reached over SSH, and what Ansible costs on this machine.
 
-Everything made here carries the label ``hostwright`` and goes when the measurement ends, also when it fails.
+Everything made here carries the label ``hostwright`` and is removed when the measurement ends, also after a failure.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ PROJECT = Path(__file__).resolve().parent.parent
 BIN = PROJECT / ".venv" / "bin"
 DIRECTORY = PROJECT / ".cache" / "bench"
 PLAYBOOKS = PROJECT / "bench" / "playbooks"
-# How often memory is looked at, seconds.
+# Interval between two samples of memory, seconds.
 MEMORY_INTERVAL = 0.03
-# A command that takes longer hangs, seconds.
+# Time limit of a command, seconds.
 TIME_LIMIT = 900
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class LabError(Exception):
-    """Why nothing can be measured; what failed and what it said."""
+    """A measurement is impossible; the message has the failed command and its output."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a playbook: seconds of wall and of processor time, peak memory in bytes (0: not watched), its tasks.
+    """One run of a playbook: seconds of wall and of processor time, peak memory in bytes (0: not watched).
 
-    ``tasks`` has their seconds by name, ``results`` what they returned by name and host.
+    ``tasks`` has the tasks' seconds by name, ``results`` their results by name and host.
     """
 
     seconds: float
@@ -51,7 +51,7 @@ class Run:
 
 
 class Lab:
-    """Makes hosts and runs playbooks on them; used as a context, at whose end all of it is removed."""
+    """Makes hosts and runs playbooks on them; a context manager, which removes everything at the end."""
 
     def __init__(self, quick: bool = False) -> None:
         self.quick = quick
@@ -67,7 +67,7 @@ class Lab:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        say("removing what was made")
+        say("removing the hosts")
         self.disconnect()
         with suppress(LabError):
             self.playbook("hosts", bench_hosts=self.hosts, bench_state="absent")
@@ -77,13 +77,13 @@ class Lab:
         shutil.rmtree(DIRECTORY, ignore_errors=True)
 
     def make_hosts(self, *names: str) -> None:
-        """Make hosts with the Engine of Debian 13, if they are not there."""
+        """Make hosts with the Engine of Debian 13, unless they exist."""
         say(f"making the hosts {', '.join(names)}")
         self.hosts += names
         self.playbook("hosts", bench_hosts=list(names))
 
     def will_remove(self, tag: str) -> None:
-        """Note an image of this machine's Engine that has to go at the end."""
+        """Note an image of this machine's Engine that is removed at the end."""
         self._tags.append(tag)
 
     def playbook(self, name: str, limit: str = "all", watch: bool = False, **variables: Any) -> Run:
@@ -120,13 +120,13 @@ class Lab:
         )
 
     def round_trips(self, name: str, limit: str, **variables: Any) -> int:
-        """How many SSH commands a playbook runs."""
+        """Return the number of SSH commands that a playbook runs."""
         command = [*_ansible_playbook(name, limit, variables), "-vvv"]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         return done.stdout.count("SSH: EXEC ")
 
     def ssh(self, host: str, *command: str) -> list[str]:
-        """The command line that runs another one as root on a host, by a connection of its own."""
+        """Return the command line that runs a command as root on a host, over a separate connection."""
         keys = DIRECTORY / "keys" / host
         return [
             "ssh", "-F", "none", "-i", str(keys / "id_ed25519"), "-p", self.port(host, 22), "-o", "IdentitiesOnly=yes",
@@ -134,19 +134,19 @@ class Lab:
         ]  # fmt: skip
 
     def port(self, host: str, port: int) -> str:
-        """The port of this machine behind which a host's port is."""
+        """Return the port of this machine that leads to a host's port."""
         return call("docker", "port", f"hostwright-bench-{host}", f"{port}/tcp").splitlines()[0].rpartition(":")[2]
 
     def address(self, host: str) -> str:
-        """The address of a host on this machine's bridge."""
+        """Return the address of a host on this machine's bridge."""
         return call("docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", f"hostwright-bench-{host}")
 
     def on(self, host: str, *command: str) -> str:
-        """Run a command on a host, past the network; return what it prints."""
+        """Run a command on a host without the network; return its output."""
         return call("docker", "exec", f"hostwright-bench-{host}", *command)
 
     def wire(self, host: str) -> int:
-        """Bytes that a host's network interface has received and sent so far."""
+        """Return the bytes that a host's network interface has received and sent so far."""
         counters = [f"/sys/class/net/eth0/statistics/{direction}_bytes" for direction in ("rx", "tx")]
         return sum(int(line) for line in self.on(host, "cat", *counters).splitlines())
 
@@ -157,7 +157,7 @@ class Lab:
             subprocess.run(command, capture_output=True, check=False)
 
     def conditions(self, **more: str) -> dict[str, str]:
-        """What a reader must know of the machine."""
+        """Return the conditions of the measurement on this machine; ``more`` adds others."""
         core = call(str(BIN / "ansible"), "--version").split("\n")[0].split()[-1].strip("]")
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
         return {
@@ -171,14 +171,14 @@ class Lab:
         }
 
     def engine_of(self, host: str) -> str:
-        """System, Engine and image store of a host."""
-        told = json.loads(self.on(host, "docker", "info", "--format", "{{json .}}"))
+        """Return the system, Engine and image store of a host."""
+        info = json.loads(self.on(host, "docker", "info", "--format", "{{json .}}"))
         system = _system(self.on(host, "cat", "/etc/os-release"))
-        return f"{system}, Docker Engine {told['ServerVersion']} ({told['Driver']})"
+        return f"{system}, Docker Engine {info['ServerVersion']} ({info['Driver']})"
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables with which Ansible runs."""
+        """The environment variables of Ansible."""
         return os.environ | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "LC_ALL": "C.UTF-8",
@@ -188,7 +188,7 @@ class Lab:
         }
 
     def _connections(self) -> Iterator[int]:
-        """Process ids of the connections that Ansible keeps open: they are nobody's children."""
+        """Yield the process ids of the connections that Ansible keeps open: they are not children of this process."""
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
                 with suppress(OSError):
@@ -196,7 +196,7 @@ class Lab:
                         yield int(entry.name)
 
     def _cpu(self) -> float:
-        """Processor seconds so far of this program's children and of the open connections."""
+        """Return the processor seconds so far of this program's children and of the open connections."""
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         connections = 0
         for process in self._connections():
@@ -206,7 +206,7 @@ class Lab:
 
     @contextmanager
     def _watching(self, process: int) -> Iterator[list[int]]:
-        """The greatest memory so far of a process, its descendants and the open connections, shared pages once."""
+        """Yield the peak memory so far of a process, its descendants and open connections; shared pages count once."""
         peak, over = [0], threading.Event()
 
         def watch() -> None:
@@ -236,12 +236,12 @@ def _nothing() -> Iterator[list[int]]:
 
 
 def _stat(process: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third one on."""
+    """Return the fields of /proc/PID/stat from the third one on."""
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
 
 
 def _family(process: int) -> set[int]:
-    """A process and its descendants."""
+    """Return a process and its descendants."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -255,7 +255,7 @@ def _family(process: int) -> set[int]:
 
 
 def _memory(process: int) -> int:
-    """Bytes of memory of a process, what it shares divided among those who share it."""
+    """Return the proportional set size of a process (PSS), in bytes."""
     with suppress(OSError, StopIteration):
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
@@ -268,17 +268,17 @@ def _duration(span: dict[str, str]) -> float:
 
 
 def _system(release: str) -> str:
-    """Name of a system by its /etc/os-release."""
+    """Return the name of a system, from its /etc/os-release."""
     return next(line.partition("=")[2].strip('"') for line in release.splitlines() if line.startswith("PRETTY_NAME="))
 
 
 def say(text: str) -> None:
-    """Tell somebody who waits what is being done."""
+    """Print the progress."""
     print(f"bench: {text} …", flush=True)
 
 
 def call(*command: str) -> str:
-    """Run a command that must succeed; return what it prints.
+    """Run a command that must succeed; return its output.
 
     Raises:
         LabError: it failed.
@@ -292,7 +292,7 @@ def call(*command: str) -> str:
 
 
 def pipe(*commands: Sequence[str]) -> tuple[float, float]:
-    """Run commands whose outputs are the next one's inputs; return seconds of wall and of processor time.
+    """Run a pipeline of commands; return seconds of wall and of processor time.
 
     Raises:
         LabError: one of them failed.
@@ -305,10 +305,10 @@ def pipe(*commands: Sequence[str]) -> tuple[float, float]:
         running.append(subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
         if len(running) > 1 and running[-2].stdout:
             running[-2].stdout.close()
-    said = running[-1].communicate(timeout=TIME_LIMIT)[1].decode(errors="replace").strip()
+    errors = running[-1].communicate(timeout=TIME_LIMIT)[1].decode(errors="replace").strip()
     failed = [command for command, process in zip(commands, running, strict=True) if process.wait(TIME_LIMIT) != 0]
     seconds = time.monotonic() - started
     if failed:
-        raise LabError(f"'{' '.join(failed[-1])}' failed: {said}")
+        raise LabError(f"'{' '.join(failed[-1])}' failed: {errors}")
     now = resource.getrusage(resource.RUSAGE_CHILDREN)
     return seconds, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime

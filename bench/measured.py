@@ -1,8 +1,8 @@
-"""Runs a command and tells what it took: ``python -IS bench/measured.py SECONDS FILE COMMAND…``.
+"""Run a command and measure it: ``python -IS bench/measured.py SECONDS FILE COMMAND…``.
 
-FILE gets JSON: ``seconds`` of wall, ``memory`` (the greatest resident set, in bytes), ``status``, and whether the
-command was ``ended`` because it took longer than SECONDS. It is a program of its own, and a small one, as Linux counts
-the memory of whoever starts a process as the process's own: less than this program's 10 MB is not seen.
+FILE gets JSON: ``seconds`` of wall time, ``memory`` (maximum resident set, in bytes), ``status``, and whether the
+command was ``ended`` because it took longer than SECONDS. This is a separate, small program because Linux counts the
+memory of the parent at the fork as the child's: less than this program's 10 MB cannot be measured.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 
 
 def main() -> int:
-    """Run it; return its exit status."""
+    """Run the command; return this program's exit status."""
     limit, file, *command = sys.argv[1:]
     ended = False
     started = time.monotonic()
@@ -32,14 +32,14 @@ def main() -> int:
     signal.setitimer(signal.ITIMER_REAL, float(limit))
     _, status, used = os.wait4(process, 0)
     signal.setitimer(signal.ITIMER_REAL, 0)
-    told = {
+    measured = {
         "seconds": time.monotonic() - started,
         "memory": used.ru_maxrss * 1024,
         "status": os.waitstatus_to_exitcode(status),
         "ended": ended,
     }
     with open(file, "w", encoding="utf-8") as output:  # noqa: PTH123 (this program stays small)
-        json.dump(told, output)
+        json.dump(measured, output)
     return 0
 
 

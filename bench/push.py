@@ -1,4 +1,4 @@
-"""The push of an image to hosts, beside the two ways it replaces: a pipe from save to load, and a registry."""
+"""The push of an image to hosts, compared with the two ways it replaces: a pipe from save to load, and a registry."""
 
 from __future__ import annotations
 
@@ -15,27 +15,26 @@ SPOOL = "/var/lib/hostwright/push"
 STORE = DIRECTORY / "images"
 SOURCE = DIRECTORY / "site"
 CHANGED = SOURCE / "polls" / "views.py"
-# The targets: bytes besides a change's layers, bytes of no change, seconds of a change, bytes of memory.
+# The targets: bytes in addition to a change's layers, bytes of no change, seconds of a change, bytes of memory.
 ALLOWANCE = 64e3
 LEAST = 8e3
 QUICK = 1.5
 MEMORY = 64e6
 
 NOTES = """\
-On the wire is what the host's interface counted in both directions, with SSH, TCP and IP. Unless it says otherwise a
-connection was opened for it, although in a deployment tasks before the push have done so.
-The time of `push_image` is that of the tasks, which includes the export out of the builder's Engine: it is made once,
-whatever the number of hosts. That of the registry is of `docker push` and `docker pull`.
-The processor time of the control node leaves its Docker Engine out, whatever the way.
-The hosts share the control node's cores: with several at once it is their work, loading the image, that makes the
-command longer.
+"On the wire" is the traffic of the host's interface in both directions, with SSH, TCP and IP. A new connection was
+opened for each sample, except in the first row of "Nothing changed"; in a deployment earlier tasks have opened one. The
+time of `push_image` is that of its tasks. It includes the export from the builder's Engine, which is made once for any
+number of hosts. The time of the registry is that of `docker push` and `docker pull`. The processor time of the control
+node excludes its Docker Engine in all rows. The hosts share the control node's cores: with several hosts the command
+takes longer because they load the image at the same time.
 """
 
 Sample = tuple[float, float, float]  # bytes on the wire, seconds, processor seconds of the control node
 
 
 def measure(lab: Lab) -> Section:
-    """Measure all of it."""
+    """Measure the push and return the report."""
     lab.make_hosts(*HOSTS, "registry")
     say("installing a registry to compare with")
     address = lab.address("registry")
@@ -71,13 +70,13 @@ def measure(lab: Lab) -> Section:
         [
             Table(Samples.COLUMNS, changed.rows, "A change of the code, one line:"),
             Table(Samples.COLUMNS, unchanged.rows, "Nothing changed:"),
-            Table(Samples.COLUMNS, first.rows, "The whole image, to a host that has nothing of it:"),
+            Table(Samples.COLUMNS, first.rows, "The whole image, to a host that has none of its layers:"),
             Table(
                 ("hosts at once", "code changed: command", "control node's CPU", "peak memory",
                  "whole image: command", "control node's CPU", "peak memory"),
                 [several.cells for several in hosts],
-                "Several hosts; the whole `ansible-playbook` command, from its start to its end, with the image in the "
-                "store; the memory of all its processes is what they have more than a command that does nothing there:",
+                "Several hosts: the whole `ansible-playbook` command, with the image in the store. Memory is that of "
+                "all its processes, less that of a command that does nothing on these hosts:",
             ),
         ],
         [
@@ -97,7 +96,7 @@ def measure(lab: Lab) -> Section:
 
 
 class Samples:
-    """Samples of several ways to do the same."""
+    """Samples of several ways to bring an image to a host."""
 
     COLUMNS = ("way", "on the wire", "time", "control node's CPU")
 
@@ -105,22 +104,22 @@ class Samples:
         self._samples: dict[str, list[Sample]] = {}
 
     def add(self, way: str, sample: Sample) -> None:
-        """Add one of a way."""
+        """Add a sample of a way."""
         self._samples.setdefault(way, []).append(sample)
 
     def of(self, way: str) -> tuple[Figure, Figure, Figure]:
-        """The figures of a way: bytes, seconds, processor seconds."""
+        """Return the figures of a way: bytes, seconds, processor seconds."""
         wire, seconds, cpu = (tuple(values) for values in zip(*self._samples[way], strict=True))
         return Figure(wire, "kB" if max(wire) < 1e6 else "MB"), Figure(seconds, "s"), Figure(cpu, "s")
 
     @property
     def rows(self) -> list[list[object]]:
-        """Lines for a table."""
+        """The rows of a table."""
         return [[way, *self.of(way)] for way in self._samples]
 
 
 class Several:
-    """What some hosts at once cost."""
+    """Pushes to several hosts at once."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -129,12 +128,12 @@ class Several:
 
     @property
     def memory(self) -> Figure:
-        """The greatest memory, above what Ansible itself needs for so many hosts."""
+        """Peak memory, less what Ansible itself needs for this number of hosts."""
         return Figure(tuple(self.peaks["whole"]), "MB")
 
     @property
     def cells(self) -> list[object]:
-        """Its line in the table."""
+        """The row of the table."""
         cells: list[object] = [self.count]
         for what, runs in self.runs.items():
             cells += [Figure(tuple(run.seconds for run in runs), "s"), Figure(tuple(run.cpu for run in runs), "s")]
@@ -148,7 +147,7 @@ class PushBench:
     def __init__(self, lab: Lab, registry: str) -> None:
         self.lab = lab
         self.registry = registry
-        self.near = f"127.0.0.1:{lab.port('registry', 5000)}"  # what this machine's Engine takes without TLS
+        self.near = f"127.0.0.1:{lab.port('registry', 5000)}"  # this machine's Engine accepts it without TLS
         self.version = 0
         self.built: dict[str, Any] = {}
         self.sent: list[int] = []
@@ -162,7 +161,7 @@ class PushBench:
         return f"{NAME}:{self.version}"
 
     def build_next(self) -> None:
-        """Change a line, and build."""
+        """Change a line and build the next version."""
         self.version += 1
         with CHANGED.open("a") as code:
             code.write(f"# change {self.version}\n")
@@ -170,7 +169,7 @@ class PushBench:
         self._build(export=False)
 
     def export(self) -> Run:
-        """Export the newest version, which is built, into the store."""
+        """Export the newest version into the store."""
         return self._build(export=True)
 
     def _build(self, export: bool) -> Run:
@@ -188,7 +187,7 @@ class PushBench:
         return self.lab.playbook("push", limit, watch, built=self.built)
 
     def forget(self, host: str, everything: bool) -> None:
-        """Have a host know nothing of the newest version, or of any."""
+        """Remove the newest version, or every version, from a host."""
         images = self.lab.on(host, "docker", "image", "ls", "--quiet", *([] if everything else [self.image])).split()
         pulled = self.lab.on(host, "docker", "image", "ls", "--quiet", f"{self.registry}/{self.image}").split()
         for image in {*images, *pulled}:
@@ -196,13 +195,13 @@ class PushBench:
         self.lab.on(host, "rm", "-rf", SPOOL)
 
     def sample(self, act: Callable[[], tuple[float, float]]) -> Sample:
-        """Do something to the first host; it returns its seconds of wall and of processor time."""
+        """Sample an action on the first host; ``act`` returns seconds of wall and of processor time."""
         before = self.lab.wire(HOSTS[0])
         seconds, cpu = act()
         return self.lab.wire(HOSTS[0]) - before, seconds, cpu
 
     def whole(self, samples: Samples) -> None:
-        """One sample of each way to bring the whole image, to a host and from a control node that have nothing."""
+        """Sample each way to bring the whole image; neither the host nor the store has a layer of it."""
         shutil.rmtree(STORE, ignore_errors=True)
         self.lab.on("registry", "sh", "-c", "systemctl stop docker-registry; rm -rf /var/lib/docker-registry/docker")
         self.lab.on("registry", "systemctl", "start", "docker-registry")
@@ -212,7 +211,7 @@ class PushBench:
             samples.add(name, self.sample(act))
 
     def change(self, samples: Samples) -> None:
-        """One sample of each way to bring a new version to a host that has the one before."""
+        """Sample each way to bring a new version to a host that has the previous one."""
         self.build_next()
         for name, act in self.ways.items():
             self.forget(HOSTS[0], everything=False)
@@ -224,7 +223,7 @@ class PushBench:
         self.push()
 
     def nothing(self, samples: Samples) -> None:
-        """One sample of a push where the host has the image."""
+        """Sample a push to a host that has the image."""
         samples.add("push_image", self.sample(self.by_push_alone))
         self.lab.disconnect()
         samples.add("push_image, with a new connection", self.sample(self.by_push_alone))
@@ -245,13 +244,13 @@ class PushBench:
         return seconds + sum(exported.tasks.values()), cpu + exported.cpu
 
     def by_push_alone(self) -> tuple[float, float]:
-        """Push what is in the store."""
+        """Push the image in the store."""
         run = self.push()
         self.result = run.results["Push"][HOSTS[0]]
         return run.tasks["Push"], run.cpu
 
     def by_pipe(self) -> tuple[float, float]:
-        """All of the image through one pipe."""
+        """Send the whole image through one pipe."""
         return pipe(
             ["docker", "save", self.image],
             ["zstd", "--quiet", "--stdout"],
@@ -259,7 +258,7 @@ class PushBench:
         )
 
     def by_registry(self) -> tuple[float, float]:
-        """To a registry, and from there."""
+        """Push to a registry, and pull from it."""
         near = f"{self.near}/{self.image}"
         call("docker", "tag", self.image, near)
         try:
@@ -270,11 +269,11 @@ class PushBench:
         return there[0] + back[0], there[1] + back[1]
 
     def zstd_size(self) -> int:
-        """Bytes of the newest version as the pipe's zstd compresses it."""
+        """Return the bytes of the newest version as compressed by zstd in the pipe."""
         return int(call("sh", "-c", f"docker save {self.image} | zstd --quiet --stdout | wc --bytes"))
 
     def several(self, count: int, samples: int) -> Several:
-        """Push to so many hosts at once: a change, and the whole."""
+        """Push a change and the whole image to ``count`` hosts at once."""
         found = Several(count)
         hosts = HOSTS[:count]
         limit = ",".join(hosts)
@@ -282,7 +281,7 @@ class PushBench:
         for sample in range(samples):
             for what, runs in found.runs.items():
                 say(f"{count} at once, {what}, {sample + 1} of {samples}")
-                for watch in (False, True):  # to look at the memory takes time itself
+                for watch in (False, True):  # measuring memory takes time itself
                     for host in hosts:
                         self.forget(host, everything=what == "whole")
                     if what == "change":

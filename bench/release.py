@@ -1,4 +1,4 @@
-"""The release: what a visitor notices of it, what is lost, how long it takes; and the same of other ways."""
+"""The release under load: failed requests, lost ids, latencies and durations, compared with other ways to release."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tests.support.load import percentile
 
 RATE = 200.0
 MEGABYTES = "50"
-# What the releases that migrate do, in turn.
+# The migrations of the releases that migrate, in turn.
 CHANGES = ("column", "rebuild", "data")
-# What the targets are, seconds; a share of the idle latency.
+# The targets: seconds, and a multiple of the idle latency.
 HOLD = 1.0
 SLOWER = 1.2
-# What a release that takes ten seconds is allowed, seconds.
+# app_hold_seconds for a release that holds requests for ten seconds.
 LONG = 15
 # Kamal 2.11.0 on a machine of the same kind, seconds: medians.
 KAMAL = {"nothing": 7.08, "code": 7.22, "far": 9.85, "back": 4.27}
-# A network further away, seconds there and back, and a load that time is measured under, requests a second.
+# The round-trip time of a distant network, seconds, and the load during which commands are timed, requests a second.
 FAR = 0.05
 LIGHT = 20.0
 
@@ -40,25 +40,24 @@ WITHOUT_GUARD = (
 
 NOTES = """\
 A request has failed if its connection broke, its status was 500 or more, or its answer took more than 15 s. Neither the
-load nor Nginx sends anything twice. Half of the requests read, half write an id of their own; one in a hundred of these
-is an upload of 100 kB that takes 2–5 s to be sent; beside them a management command writes ten ids a second. An id that
-was acknowledged has to be in the live database exactly once, and no id may be in a generation that was left but not in
-the live one. The databases are opened by a program in the site's image only.
-A hold is what the release says of itself; the one that the host saw is the time for which the sign that holds requests
-lay there. A latency counts from the time at which a request was due, that of an upload from its last byte.
-The control node and the host share the cores: that an image is being built is part of the latencies.
-Times are of the whole command, with a new SSH connection, the image's build included where there is one.
-The network further away is a relay that delays each direction by half of it, as this kernel has none of its own.
+load nor Nginx repeats a request. Half of the requests read, half write a unique id; one in a hundred of these is an
+upload of 100 kB that takes 2–5 s to be sent. In addition a management command writes ten ids a second. An acknowledged
+id must be in the live database exactly once, and no id may be in a left generation but not in the live one. Only
+programs in the site's image open the databases. A hold is the duration that the release reports; the duration that the
+host saw is the time for which the hold's file existed. A latency counts from the time at which a request was due, that
+of an upload from its last byte. The control node and the host share the cores, so image builds add to the latencies.
+Times are those of the whole command, with a new SSH connection, including the image's build where there is one. The
+distant network is a relay that delays each direction by half the round-trip time, as this kernel cannot delay packets.
 Kamal 2.11.0 was measured on the same kind of machine, with a smaller site and without a database.
 """
 
 
 @dataclass(frozen=True)
 class Series:
-    """Some releases under load: what happened, the ids, and the database generations that were left.
+    """Releases under load: the traffic, the ids, and the number of database generations that were left.
 
-    ``holds`` are seconds by change, as the release says; ``changed`` and ``stray`` name generations that hold something
-    else than when they were left, and ids that only they hold.
+    ``holds`` are seconds by change, as the release reports them; ``changed`` names generations whose content changed
+    after they were left, ``stray`` ids that only left generations contain.
     """
 
     traffic: Traffic
@@ -70,22 +69,22 @@ class Series:
 
     @property
     def all_holds(self) -> tuple[float, ...]:
-        """The holds, whatever the change."""
+        """The holds of all changes."""
         return tuple(hold for holds in self.holds.values() for hold in holds)
 
 
 def measure(lab: Lab) -> Section:
-    """Measure all of it."""
+    """Measure the release and return the report."""
     lab.make_hosts(HOST)
     bench = ReleaseBench(lab)
     say("deploying the ledger, and filling its database")
     bench.site.release_first()
     bench.site.manage("fill", MEGABYTES)
     releases, few, many = (6, 1, 2) if lab.quick else (50, 3, 5)
-    say("sending load to a site that nothing happens to")
+    say("sending load without a release")
     idle = bench.idle(20 if lab.quick else 60)
     series = bench.series(releases)
-    say("having requests wait for ten seconds")
+    say("holding requests for ten seconds")
     long = bench.long_hold()
     times = bench.times(few, many)
     contrasts = [bench.stop_and_start(), bench.overlap(), bench.without_guard()]
@@ -108,10 +107,10 @@ def measure(lab: Lab) -> Section:
         ),
         [
             Table(
-                ("releases", "requests", "failed", "ids acknowledged", "missing", "there twice", "generations left",
-                 "changed since", "ids only there"),
+                ("releases", "requests", "failed", "ids acknowledged", "missing", "doubled", "generations left",
+                 "changed since", "ids only in these"),
                 [_counts("one after the other, alternating", series), _counts("one with a hold of 10 s", long)],
-                "What became of requests and ids:",
+                "Requests and ids:",
             ),
             Table(
                 ("migration", "n", "p50", "p99", "max"),
@@ -121,29 +120,29 @@ def measure(lab: Lab) -> Section:
                     ["all, as the host saw them", *_spread(seen)],
                     ["one that takes 10 s", *_spread(long.all_holds)],
                 ],
-                "How long requests waited, in seconds, by what the migration does (a column more; the table rebuilt; a "
-                "third of the rows changed):",
+                "How long requests waited, in seconds, by migration (a new column; the table rebuilt; a third of the "
+                "rows changed):",
             ),
             Table(
                 ("latency", "requests", "p50", "p99", "max"),
                 [
-                    ["nothing is released", *_latencies(idle, holds=False)],
+                    ["no release", *_latencies(idle, holds=False)],
                     ["releases, outside of holds", *_latencies(series.traffic, holds=False)],
                     ["releases, requests that met a hold", *_latencies(series.traffic, holds=True)],
                     ["the hold of 10 s", *_latencies(long.traffic, holds=True)],
                 ],
-                "How long an answer took, in milliseconds:",
+                "Latency of requests, in milliseconds:",
             ),
             Table(
-                ("what one would do otherwise", "requests", "failed", "ids acknowledged", "missing", "there twice"),
+                ("other way to release", "requests", "failed", "ids acknowledged", "missing", "doubled"),
                 [contrast.cells for contrast in contrasts],
-                "The same load and count on other ways to release, which shows that both see what goes wrong:",
+                "The same load and count on other ways to release, which shows that they detect failures and losses:",
             ),
-            Table(("command", "time", "Kamal"), times.rows, "How long a command takes:"),
+            Table(("command", "time", "Kamal"), times.rows, "Duration of commands:"),
         ],
         [
             Target("failed requests", Figure((len(series.traffic.failed),), ""), 0),
-            Target("acknowledged ids missing or there twice", Figure((wrong,), ""), 0),
+            Target("acknowledged ids missing or doubled", Figure((wrong,), ""), 0),
             Target("generations that have changed since they were left", Figure((len(series.changed),), ""), 0),
             Target("ids only in a generation that was left", Figure((len(series.stray),), ""), 0),
             Target("longest hold", Figure((max(holds.values),), "s"), HOLD),
@@ -177,7 +176,7 @@ def _latencies(traffic: Traffic, holds: bool) -> list[object]:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Another way to release: what became of requests and ids."""
+    """Another way to release: its requests and ids."""
 
     name: str
     traffic: Traffic
@@ -185,7 +184,7 @@ class Contrast:
 
     @property
     def cells(self) -> list[object]:
-        """Its line in the table."""
+        """The row of the table."""
         tally = self.tally
         return [
             self.name, len(self.traffic.requests), len(self.traffic.failed), tally.acknowledged, len(tally.missing),
@@ -194,39 +193,39 @@ class Contrast:
 
 
 class Times:
-    """How long commands take."""
+    """The duration of commands."""
 
     def __init__(self) -> None:
         self.rows: list[list[object]] = []
         self.targets: list[Target] = []
 
     def add(self, command: str, seconds: tuple[float, ...], limit: float, kamal: str) -> None:
-        """Add a command: its seconds, their limit, and what Kamal does in its place (a key of ``KAMAL``)."""
+        """Add a command: its seconds, their limit, and the equivalent command of Kamal (a key of ``KAMAL``)."""
         figure = Figure(seconds, "s")
         self.rows.append([command, figure, f"{KAMAL[kamal]:.2f} s"])
         self.targets.append(Target(command, figure, limit))
 
 
 class ReleaseBench:
-    """The site, and what is done to it."""
+    """The site and the measurements of its releases."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.site = Site(lab)
 
     def idle(self, seconds: float) -> Traffic:
-        """Load without a release."""
+        """Send load without a release."""
         with self.site.under_load(RATE) as traffic:
             time.sleep(seconds)
         return traffic
 
     def series(self, count: int) -> Series:
-        """Releases with and without a migration, one after the other."""
+        """Make ``count`` releases one after the other, every other one with a migration."""
         changes = [CHANGES[number // 2 % len(CHANGES)] if number % 2 else None for number in range(count)]
         return self._releases(changes)
 
     def long_hold(self) -> Series:
-        """A release that holds requests for ten seconds."""
+        """Make a release that holds requests for ten seconds."""
         return self._releases(["slow"], "-e", f"app_hold_seconds={LONG}")
 
     def _releases(self, changes: list[str | None], *arguments: str) -> Series:
@@ -242,10 +241,10 @@ class ReleaseBench:
                 if change:
                     held = site.audit[-1]["hold_ms"] / 1000
                     holds[change] = (*holds.get(change, ()), held)
-                    hashes[left] = site.look(left)["generations"][str(left)]["hash"]
+                    hashes[left] = site.inspect(left)["generations"][str(left)]["hash"]
                 time.sleep(1)
             time.sleep(3)
-        now = site.look(*hashes, ids=True)
+        now = site.inspect(*hashes, ids=True)
         tally = ledger.compare(traffic.acknowledged, now["present"])
         say(f"so far: {len(traffic.failed)} of {len(traffic.requests)} requests failed; ids: {tally}; holds: {holds}")
         return Series(
@@ -258,8 +257,8 @@ class ReleaseBench:
         )
 
     def stop_and_start(self) -> Contrast:
-        """The old release is stopped, and started again."""
-        say("stopping the site, and starting it again")
+        """Stop the site's container and start it again."""
+        say("stopping the site and starting it again")
         container = self.site.record["container"]
         with self.site.under_load(RATE, commands=False) as traffic:
             time.sleep(3)
@@ -269,7 +268,7 @@ class ReleaseBench:
         return self._contrast("stop, then start", traffic)
 
     def overlap(self) -> Contrast:
-        """The database is migrated under the old release, which serves until the new one does."""
+        """Migrate the database under the old release, which serves until the new one does."""
         say("renaming a column under a release that uses it")
         site = self.site
         site.ledger.next("rename")
@@ -282,7 +281,7 @@ class ReleaseBench:
         return self._contrast("migrate under the old release, then start the new one", traffic)
 
     def without_guard(self) -> Contrast:
-        """Our release, but the generation that is left can be written."""
+        """Release without the guard, so that the old generation remains writable."""
         say("releasing without the guard")
         project = checkout_without(DIRECTORY / "without_guard", WITHOUT_GUARD)
         with self.site.under_load(RATE) as traffic:
@@ -294,13 +293,13 @@ class ReleaseBench:
         return self._contrast("this release without its guard, twice", traffic)
 
     def _contrast(self, name: str, traffic: Traffic) -> Contrast:
-        return Contrast(name, traffic, ledger.compare(traffic.acknowledged, self.site.look(ids=True)["present"]))
+        return Contrast(name, traffic, ledger.compare(traffic.acknowledged, self.site.inspect(ids=True)["present"]))
 
     def times(self, few: int, many: int) -> Times:
-        """How long the commands take: several of each, fewer of those over a network further away."""
+        """Time the commands: ``many`` samples of each, ``few`` of a rollback and of those over a distant network."""
         times = Times()
         site = self.site
-        site.run("deploy.yml")  # what the releases have left to provision
+        site.run("deploy.yml")  # provisions what the releases skipped
         whole = self._timed("nothing to do", many, lambda: self._unchanged("deploy.yml"))
         times.add("`deploy.yml`, nothing to do", whole, 10, "nothing")
         nothing = self._timed("nothing to release", many, lambda: self._unchanged("deploy.yml", "--tags", "release"))

@@ -1,4 +1,4 @@
-"""Turns figures into docs/benchmarks.md: medians with their range, and whether a target is met, as the figures say."""
+"""Turn figures into docs/benchmarks.md: medians with their range, and which targets are met."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 HEAD = """# Benchmarks
 
-Measured by `make bench`, which rewrites this file. Medians, with the least and the greatest value in brackets where
-there are several. Every section says under which conditions, and is of one run.
+`make bench` measures these figures and rewrites this file. Figures are medians, with minimum and maximum in brackets if
+there are several samples. Every section is one run, under the conditions that it lists.
 """
 UNITS = {
     "s": (1, "s", 2),
@@ -26,14 +26,14 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Figure:
-    """Samples of one quantity: seconds, bytes or a count. ``unit`` (a key of ``UNITS``) is how the reader sees it."""
+    """Samples of one quantity: seconds, bytes or a count; ``unit`` (a key of ``UNITS``) is the unit in the report."""
 
     values: tuple[float, ...]
     unit: str
 
     @property
     def median(self) -> float:
-        """The middle of the samples."""
+        """The median of the samples."""
         return statistics.median(self.values)
 
     def __str__(self) -> str:
@@ -47,9 +47,9 @@ class Figure:
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure's median should not exceed: ``limit``, in seconds, bytes or as a count; ``because`` explains it.
+    """An upper limit of a figure's median, in seconds, bytes or as a count; ``because`` explains it.
 
-    With ``at_least`` it should not fall below.
+    With ``at_least`` the limit is a lower one.
     """
 
     name: str
@@ -60,12 +60,12 @@ class Target:
 
     @property
     def met(self) -> bool:
-        """Whether it is met."""
+        """Whether the target is met."""
         return self.figure.median >= self.limit if self.at_least else self.figure.median <= self.limit
 
     @property
     def cells(self) -> list[str]:
-        """Its line in the table of targets."""
+        """The row of the table of targets."""
         limit = str(Figure((self.limit,), self.figure.unit))
         because = f" ({self.because})" if self.because else ""
         sign = "≥" if self.at_least else "≤"
@@ -74,7 +74,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Table:
-    """A table, with a sentence above it."""
+    """A table with a sentence above it."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -88,7 +88,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """What one measurement says: its conditions, its tables, its targets."""
+    """The report of one measurement: conditions, tables, targets."""
 
     name: str
     title: str
@@ -99,7 +99,7 @@ class Section:
 
     @property
     def verdict(self) -> str:
-        """Which targets are met, in a sentence."""
+        """A sentence that counts the targets that are met and names the others."""
         missed = [target.name for target in self.targets if not target.met]
         met = f"{len(self.targets) - len(missed)} of {len(self.targets)} targets are met"
         return f"{met}; not met: {', '.join(missed)}." if missed else f"{met}."
@@ -115,7 +115,7 @@ class Section:
 
 
 def merged(document: str, sections: Sequence[Section], order: Sequence[str]) -> str:
-    """The document with these sections new and the others as they are, in this order of names."""
+    """Return the document with these sections replaced and the others unchanged, in this order of names."""
     known = dict(re.findall(r"^<!-- (\w+) -->\n(.*?)(?=^<!-- |\Z)", document, re.MULTILINE | re.DOTALL))
     known |= {section.name: str(section) for section in sections}
     return "\n".join([HEAD, *(f"<!-- {name} -->\n{known[name].strip()}\n" for name in order if name in known)])

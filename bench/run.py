@@ -1,4 +1,4 @@
-"""Measures, and rewrites docs/benchmarks.md with what it measured. Run by `make bench`."""
+"""Measure, and rewrite docs/benchmarks.md with the results. Run by `make bench`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench import backup, push, release, tls
 from bench.lab import PROJECT, Lab, LabError
 from bench.report import Section, merged
 
-# What can be measured, in the order of the report. Each takes the machines and gives its section.
+# All measurements, in the order of the report. Each gets the machines and returns its section.
 MEASUREMENTS: Mapping[str, Callable[[Lab], Section]] = {
     "push": push.measure,
     "release": release.measure,
@@ -23,12 +23,12 @@ REPORT = PROJECT / "docs" / "benchmarks.md"
 
 
 def main() -> int:
-    """Measure what is asked for; return the exit status, which does not depend on the targets."""
+    """Run the chosen measurements; return the exit status, which does not depend on the targets."""
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
     parser.add_argument("--only", choices=sorted(MEASUREMENTS), action="append", help="measure only this")
     parser.add_argument("--quick", action="store_true", help="fewer samples; prints the report and leaves the file")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))  # what was made is removed on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))  # so that the hosts are removed on exit
     started = time.monotonic()
     sections = []
     for name in options.only or MEASUREMENTS:

@@ -1,4 +1,4 @@
-"""A site's runtime without Docker: an interpreter that starts as the image's does, and a release in a directory."""
+"""A site's runtime without Docker: an interpreter with the image's start-up code, and a release in a directory."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from bench.lab import PROJECT, TIME_LIMIT, LabError
 
 RUNTIME = PROJECT / "roles" / "image" / "files" / "runtime"
 MEASURED = PROJECT / "bench" / "measured.py"
-# As the role `app` sets them.
+# The values that the role `app` sets.
 SQLITE = {"synchronous": "NORMAL", "busy_timeout": 5000, "mmap_size": 0, "journal_size_limit": 67108864}
-# How often the size of a -wal is looked at, seconds.
+# Interval between two readings of the size of a -wal, seconds.
 WAL_INTERVAL = 0.02
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a command took: seconds, the greatest memory in bytes; ``ended`` if it had to be ended; what it printed."""
+    """A measured command: seconds, peak memory in bytes, whether its time limit ``ended`` it, its output."""
 
     seconds: float
     memory: int
@@ -41,12 +41,12 @@ class Done:
 
     @property
     def answer(self) -> Any:
-        """The line of JSON that it printed last."""
+        """The last line of output, which is JSON."""
         return json.loads(self.output.splitlines()[-1])
 
 
 class Runtime:
-    """A release of a site, whose only database is a file in a directory."""
+    """A release of a site in a directory, with one database file."""
 
     def __init__(self, root: Path) -> None:
         """Prepare the interpreter, and write configuration and record."""
@@ -100,16 +100,16 @@ class Runtime:
         return self.verb("backup", "--output", self.backups, "--record", self.record, "--keep", '{"last": 100}')
 
     def module(self, *words: str | Path) -> Any:
-        """Run a module of the measurements by the site's interpreter, which tells what it does; return its answer."""
+        """Run a module of the measurements under the site's interpreter; return its answer."""
         return succeeded(run([str(self.python), "-m", *map(str, words)], self.environment, aloud=True)).answer
 
     def writing(self, rate: float, number: int = 0, corrections: bool = False) -> Writing:
-        """A process that writes to the database so often a second; ``number`` tells it from others."""
+        """Return a process that writes to the database ``rate`` times per second; ``number`` is its seed."""
         return Writing(self, rate, number, corrections)
 
 
 class Running:
-    """A module of the measurements that runs beside other work, as long as this context lasts at most."""
+    """A module of the measurements that runs in the background, at most until the context ends."""
 
     def __init__(self, site: Runtime, *words: str | Path) -> None:
         self._site = site
@@ -123,7 +123,7 @@ class Running:
         return self
 
     def answer(self) -> Any:
-        """Wait for its end; return its answer."""
+        """Wait for the end; return the answer."""
         output = self._process.communicate(timeout=TIME_LIMIT)[0]
         if self._process.returncode != 0:
             raise LabError(f"'{' '.join(self._command)}' failed ({self._process.returncode})")
@@ -136,7 +136,7 @@ class Running:
 
 
 class Writing:
-    """Writes to the database from a process of its own, as long as this context lasts; then knows what it did."""
+    """Writes to the database from a separate process until the context ends; ``writes`` has the result then."""
 
     def __init__(self, site: Runtime, rate: float, number: int, corrections: bool) -> None:
         self.site = site
@@ -154,7 +154,7 @@ class Writing:
         )
         if self._process.stdout is None or self._process.stdout.readline() != b"writing\n":
             self._process.kill()
-            raise LabError(f"the writer did not begin: '{' '.join(self.command)}'")
+            raise LabError(f"the writer did not start: '{' '.join(self.command)}'")
         return self
 
     def __exit__(
@@ -174,14 +174,14 @@ class Writing:
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], limit: float = TIME_LIMIT, aloud: bool = False) -> Done:
-    """Run a command for at most some seconds, and measure it; ``aloud`` lets its messages through."""
+    """Run a command for at most ``limit`` seconds and measure it; ``aloud`` shows its error output."""
     with tempfile.TemporaryDirectory(prefix="hostwright-bench-") as scratch:
-        told = Path(scratch) / "told"
+        result = Path(scratch) / "result"
         with (
             (Path(scratch) / "output").open("w+") as output,
             (Path(scratch) / "errors").open("w+") as errors,
             subprocess.Popen(
-                [sys.executable, "-IS", str(MEASURED), str(limit), str(told), *command],
+                [sys.executable, "-IS", str(MEASURED), str(limit), str(result), *command],
                 cwd=PROJECT, env=dict(environment),
                 stdin=subprocess.DEVNULL, stdout=output, stderr=None if aloud else errors,
             ) as process,
@@ -197,14 +197,14 @@ def run(command: Sequence[str], environment: Mapping[str, str], limit: float = T
                 texts.append(file.read())
         if status != 0:
             raise LabError(f"'{' '.join(command)}' could not be run: {texts[1].strip()}")
-        return Done(**json.loads(told.read_text()), output=texts[0], errors=texts[1])
+        return Done(**json.loads(result.read_text()), output=texts[0], errors=texts[1])
 
 
 def succeeded(done: Done) -> Done:
     """Require that a command succeeded.
 
     Raises:
-        LabError: it did not; what it said.
+        LabError: it failed; the message has the end of its output.
     """
     if done.ended or done.status != 0:
         how = f"did not end within {done.seconds:.0f} s" if done.ended else f"failed ({done.status})"
@@ -220,7 +220,7 @@ def write_record(path: Path, release: int) -> None:
 
 @contextmanager
 def watching_wal(database: Path) -> Iterator[list[int]]:
-    """Look how large the ``-wal`` of a database gets; the list's only item is the greatest size in bytes so far."""
+    """Watch the ``-wal`` of a database; the only item of the yielded list is the greatest size in bytes so far."""
     peak, stop = [0], threading.Event()
     wal = database.with_name(f"{database.name}-wal")
 
@@ -239,13 +239,13 @@ def watching_wal(database: Path) -> Iterator[list[int]]:
 
 
 def settle() -> None:
-    """Let the disk come to rest."""
+    """Flush pending writes to disk, so that they do not affect the next measurement."""
     os.sync()
     time.sleep(1)
 
 
 def _interpreter(root: Path) -> Path:
-    """Make an interpreter with hostwright.pth, as an image has it, whose packages are those of the tests."""
+    """Make an interpreter with an image's hostwright.pth and the packages of the tests."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(root / "venv")], check=True)
     python = root / "venv" / "bin" / "python"
     find = "import sysconfig; print(sysconfig.get_path('purelib'))"

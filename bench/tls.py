@@ -1,4 +1,4 @@
-"""What HTTPS costs: connections and static files by it, beside plain HTTP from the same server block."""
+"""The cost of HTTPS: connections and static files, compared with plain HTTP from the same server block."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ RELEASE = "/srv/hostwright/web/files/run/current/static"
 # Ports in Nginx's container.
 HTTP, HTTPS = 8081, 8443
 CONNECTIONS = 16
-# The targets, as shares of what plain HTTP does.
+# The targets, as shares of the rate of plain HTTP.
 HANDSHAKES = 0.1
 SMALL = 0.5
 LARGE = 0.4
 
 NOTES = """\
-wrk runs on the host, sixteen connections from one thread, and shares the cores with Nginx: a share is what is left when
-both sides do the work of TLS. It asks the Nginx that the role configures, in its container, without the Engine's
-forwarding; HTTP and HTTPS take turns. Every new connection is a whole handshake (TLS 1.3, a certificate with a P-256
-key): nothing is resumed.
+wrk runs on the host, with sixteen connections from one thread, and shares the cores with Nginx, so both sides of TLS
+reduce the share. It connects to the Nginx that the role configures, in its container, without the Engine's forwarding;
+HTTP and HTTPS alternate. Every new connection is a full handshake (TLS 1.3, a certificate with a P-256 key) without
+resumption.
 """
 
 
 @dataclass(frozen=True)
 class Way:
-    """What is asked for, how many bytes, and whether each answer has a connection of its own."""
+    """A kind of request: its name, bytes of the file, whether each request opens a connection, and the target."""
 
     name: str
     size: int
@@ -50,7 +50,7 @@ WAYS = (
 
 
 def measure(lab: Lab) -> Section:
-    """Measure all of it."""
+    """Measure HTTPS and return the report."""
     lab.make_hosts(HOST)
     say("installing Nginx")
     certificate, key = make_certificate(lab)
@@ -62,7 +62,7 @@ def measure(lab: Lab) -> Section:
     rounds, seconds = (2, 1) if lab.quick else (5, 4)
     rates: dict[tuple[Way, int], list[float]] = {}
     for number in range(rounds):
-        say(f"asking for files, {number + 1} of {rounds}")
+        say(f"requesting files, {number + 1} of {rounds}")
         for way in WAYS:
             for port in (HTTP, HTTPS):
                 rates.setdefault((way, port), []).append(rate(lab, way, port, seconds))
@@ -85,7 +85,7 @@ def measure(lab: Lab) -> Section:
                     [way.name, *(Figure(tuple(rates[way, port]), "/s") for port in (HTTP, HTTPS)), shares[way]]
                     for way in WAYS
                 ],
-                "Answers a second:",
+                "Answers per second:",
             )
         ],
         [Target(way.name, shares[way], way.share, "of HTTP's", at_least=True) for way in WAYS],
@@ -94,7 +94,7 @@ def measure(lab: Lab) -> Section:
 
 
 def make_certificate(lab: Lab) -> tuple[str, str]:
-    """A certificate that signs itself, and its key, in PEM."""
+    """Make a self-signed certificate; return it and its key in PEM."""
     text = lab.on(
         HOST, "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
         "-days", "30", "-subj", f"/CN={DOMAIN}", "-addext", f"subjectAltName=DNS:{DOMAIN}",
@@ -110,7 +110,7 @@ def make_certificate(lab: Lab) -> tuple[str, str]:
 
 
 def prepare(lab: Lab) -> None:
-    """Put files where a release has them, and have the site's name lead to Nginx's container."""
+    """Make the files in a release's directory, and let the site's name resolve to Nginx's container."""
     addresses = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
     address = lab.on(HOST, "docker", "inspect", "--format", addresses, "hostwright-nginx")
     files = " && ".join(f"head -c {way.size} /dev/urandom > {RELEASE}/{way.file}" for way in WAYS)
@@ -118,7 +118,7 @@ def prepare(lab: Lab) -> None:
 
 
 def rate(lab: Lab, way: Way, port: int, seconds: int) -> float:
-    """Answers a second."""
+    """Measure the answers per second."""
     scheme = "https" if port == HTTPS else "http"
     closing = ["--header", "Connection: close"] if way.once else []
     return answers(
@@ -129,13 +129,13 @@ def rate(lab: Lab, way: Way, port: int, seconds: int) -> float:
     )  # fmt: skip
 
 
-def answers(said: str) -> float:
-    """What wrk counted, answers a second.
+def answers(output: str) -> float:
+    """Return the answers per second from wrk's output.
 
     Raises:
-        LabError: some were no files, or connections broke.
+        LabError: some answers were not files, or connections broke.
     """
-    found = re.search(r"^Requests/sec: +([0-9.]+)", said, re.MULTILINE)
-    if not found or float(found[1]) == 0 or re.search(r"Socket errors: |Non-2xx", said):
-        raise LabError(f"wrk did not get its files:\n{said}")
+    found = re.search(r"^Requests/sec: +([0-9.]+)", output, re.MULTILINE)
+    if not found or float(found[1]) == 0 or re.search(r"Socket errors: |Non-2xx", output):
+        raise LabError(f"wrk did not get its files:\n{output}")
     return float(found[1])

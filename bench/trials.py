@@ -1,6 +1,6 @@
-"""Many backups of a small ledger: under writers, with each one restored; and killed at whatever moment.
+"""Many backups of a small ledger: made during writes and restored, or killed at random moments.
 
-``python -m bench.trials VERB`` is run by a site's interpreter: it calls the runtime itself, as a process for each of a
+``python -m bench.trials VERB`` runs under a site's interpreter and calls the runtime directly: a process for each of a
 thousand backups would take most of the time.
 """
 
@@ -25,33 +25,33 @@ from bench import accounts
 from bench.counts import EXAMPLES, Count, Kills, moments
 from bench.runtime import write_record
 
-# Of the rows, what changes between two runs.
+# Share of the rows that changes between two runs.
 SHARE = 0.002
 SEED = 4711
-# Backups of the series that stay, and of those that are killed: retention is part of it.
+# Backups that retention keeps in the series, and in the kills.
 KEEP = Keep(20, 0, 0, 0, 0)
 KEEP_FEW = Keep(4, 0, 0, 0, 0)
-# Plain copies at most, and how many wrong ones are enough: of a hundred one or two are wrong.
+# The greatest number of plain copies, and how many wrong ones are enough: of a hundred one or two are wrong.
 COPIES = 1000
 ENOUGH = 5
-# How much later than the end of a whole run a kill may come, as a share of its time.
+# The latest kill, as a multiple of the duration of a whole run.
 LATE = 1.05
-# Runs that may end before they are killed, as a multiple of the kills.
+# The greatest number of runs, as a multiple of the kills: a run may end before it is killed.
 MOST = 3
-# Every so many times the database is as it was, so that its archive is a link.
+# Every fourth run finds an unchanged database, so that its archive is a link.
 UNCHANGED = 4
 
 
 def series(database: Path, output: Path, record: Path, count: int) -> tuple[Count, Count]:
-    """Back a database up while others write to it, restore each backup and judge it; then do the same with ``cp``.
+    """Back up a database during writes, restore each backup and check it; then do the same with ``cp``.
 
     Returns:
-        The backups, and the copies.
+        The counts of the backups and of the copies.
     """
     backups, copies = Count(), Count()
     scratch = output.parent / "scratch"
     for number in range(count):
-        write_record(record, number + 1)  # another release, and so another id within the same second
+        write_record(record, number + 1)  # another release gives another id within the same second
         backups.add(fresh(scratch, lambda: _backed_up(output, record, scratch / "db.sqlite3")))
         _say(f"backups of a busy ledger, {number + 1} of {count}", number, count)
     for number in range(COPIES):
@@ -63,7 +63,7 @@ def series(database: Path, output: Path, record: Path, count: int) -> tuple[Coun
 
 
 def fresh(directory: Path, act: Callable[[], str]) -> str:
-    """Do something with a directory, which is empty at first and removed at last."""
+    """Call ``act`` with an empty directory, which is removed afterwards."""
     directory.mkdir()
     try:
         return act()
@@ -85,7 +85,7 @@ def _copied(database: Path, target: Path) -> str:
 
 
 def kills(database: Path, output: Path, record: Path, count: int) -> Kills:
-    """Kill the backup at seeded moments, and look after each kill and after the next run."""
+    """Kill the backup at seeded moments, and check after each kill and after the next run."""
     found = Kills()
     notes = accounts.Notes(SEED, 1 << 20)
     numbers = itertools.count(1)
@@ -104,7 +104,7 @@ def kills(database: Path, output: Path, record: Path, count: int) -> Kills:
     accounts.change(database, SHARE, recent=False, notes=notes)
     started = time.monotonic()
     if begin().wait() != 0:
-        raise RuntimeError("The backup fails without being killed, too.")
+        raise RuntimeError("The backup fails without a kill.")
     longest = LATE * (time.monotonic() - started)
     newest = verify.verify(output)["verified"][-1]
     for number, moment in enumerate(moments(SEED, MOST * count, longest)):
@@ -131,10 +131,10 @@ def _say(text: str, number: int, count: int) -> None:
 
 
 def main() -> int:
-    """Do what the command line says; print what was found as JSON."""
+    """Run the verb of the command line; print the result as JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench.trials", description=__doc__)
     parser.add_argument("verb", choices=("series", "kills"))
-    parser.add_argument("root", type=Path, help="of the site (bench.runtime)")
+    parser.add_argument("root", type=Path, help="root directory of the site (bench.runtime)")
     parser.add_argument("count", type=int)
     options = parser.parse_args()
     database = options.root / "databases" / "1" / "db.sqlite3"

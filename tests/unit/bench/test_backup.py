@@ -1,4 +1,4 @@
-"""The benchmark of the backup sees a copy that is wrong, a kill that did harm, and counts what is stored once."""
+"""The benchmark of the backup detects wrong copies and harmful kills, and counts hard links once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def execute(database: Path, statement: str) -> None:
     connection.close()
 
 
-def test_what_is_written_leaves_a_ledger_right(database: Path) -> None:
+def test_writes_leave_a_ledger_correct(database: Path) -> None:
     before = accounts.judge(database)
     assert before.problem == ""
     connection = accounts.connect(database)
@@ -61,12 +61,12 @@ def test_what_is_written_leaves_a_ledger_right(database: Path) -> None:
         ("DROP TABLE account", "no such table"),
     ],
 )
-def test_a_wrong_copy_is_seen(database: Path, harm: str, says: str) -> None:
+def test_a_wrong_copy_is_detected(database: Path, harm: str, says: str) -> None:
     execute(database, harm)
     assert says in accounts.judge(database).problem
 
 
-def test_a_damaged_copy_is_seen(database: Path) -> None:
+def test_a_damaged_copy_is_detected(database: Path) -> None:
     execute(database, "PRAGMA wal_checkpoint(TRUNCATE)")
     with database.open("r+b") as file:
         file.seek(4096 * 20)
@@ -74,7 +74,7 @@ def test_a_damaged_copy_is_seen(database: Path) -> None:
     assert "malformed" in (problem := accounts.judge(database).problem) or "damaged" in problem
 
 
-def test_latencies_are_those_of_the_writes_that_were_due_then() -> None:
+def test_latencies_are_selected_by_the_time_at_which_writes_were_due() -> None:
     writes = Writes((1.0, 2.0, 3.0, 4.0), (0.1, 0.2, 0.3, 0.4), (), 0)
     assert writes.between(2.0, 4.0) == [0.2, 0.3]
 
@@ -87,7 +87,7 @@ def test_moments_are_the_same_for_the_same_seed_and_spread_over_the_run() -> Non
 
 
 @pytest.mark.parametrize(
-    ("names", "looked", "expected"),
+    ("names", "report", "expected"),
     [
         (SEALED, {"verified": [OLD], "wrong": []}, {"before": 1}),
         (SEALED | {".partial-x"}, {"verified": [OLD], "wrong": []}, {"during": 1}),
@@ -101,21 +101,23 @@ def test_moments_are_the_same_for_the_same_seed_and_spread_over_the_run() -> Non
         (NEWER, {"verified": [NEW], "wrong": []}, {"after": 1, "lost": 1}),
     ],
 )
-def test_what_a_kill_left_is_judged(names: set[str], looked: dict[str, list[object]], expected: dict[str, int]) -> None:
+def test_the_state_after_a_kill_is_judged(
+    names: set[str], report: dict[str, list[object]], expected: dict[str, int]
+) -> None:
     kills = counts.Kills()
-    kills.judge(OLD, names, looked)
+    kills.judge(OLD, names, report)
     found = {name: value for name, value in vars(kills).items() if value and name != "examples"}
     assert found == expected
     assert len(kills.examples) == kills.unverified + kills.lost
 
 
-def test_what_outlives_the_next_run_is_counted() -> None:
+def test_files_left_after_the_next_run_are_counted() -> None:
     kills = counts.Kills()
     kills.judge_next(SEALED)
     assert kills.left == 0
     kills.judge_next(SEALED | {".partial-x", f"{NEW}.json"})
     assert kills.left == 2
-    assert kills.examples == [".partial-x outlived the next run", f"{NEW}.json outlived the next run"]
+    assert kills.examples == [".partial-x: left after the next run", f"{NEW}.json: left after the next run"]
 
 
 def test_right_and_wrong_are_counted() -> None:
@@ -125,7 +127,7 @@ def test_right_and_wrong_are_counted() -> None:
     assert (count.tried, count.right, count.wrong, count.examples) == (3, 2, 1, ["torn"])
 
 
-def test_a_way_tells_its_worst() -> None:
+def test_a_way_reports_its_worst_run() -> None:
     runs = [
         Sample(1.0, 10_000_000, 2**20, 0, (), (0.001, 0.002), ""),
         Sample(3.0, 20_000_000, 2**21, 2, (), (0.001, 0.009), "torn"),
@@ -134,15 +136,15 @@ def test_a_way_tells_its_worst() -> None:
     assert cells == ["cp", "2.00 [1.00–3.00] s", "2", "5.5 [2.0–9.0] ms", "9.0 ms", "2.0 MiB", "20.00 MB", "no: torn"]
 
 
-def test_hours_are_told_by_kind_and_together() -> None:
+def test_hours_are_reported_by_kind_and_in_total() -> None:
     found = [Hour(kind, (number * 10**6, 10**6, 0, 0)) for number, kind in enumerate(HOURS)]
     lines = [[str(cell) for cell in line] for line in hours_table(found)]
     assert [line[:2] for line in lines] == [
-        ["the first one", "1"],
+        ["the first backup", "1"],
         ["0.2 % of the rows, anywhere", "5"],
         ["0.2 % of the rows, the newest", "4"],
         ["nothing", "2"],
-        ["all of them", "12"],
+        ["all", "12"],
     ]
     assert lines[3][2] == "5.50 [3.00–8.00] MB"
     assert lines[4][2:4] == ["66.00 MB", "12.00 MB"]
@@ -156,7 +158,7 @@ def test_a_file_with_two_names_is_stored_once(tmp_path: Path) -> None:
     assert stored(tmp_path) == 1010
 
 
-def test_a_target_may_be_the_least() -> None:
+def test_a_target_may_be_a_lower_limit() -> None:
     assert Target("wrong", Figure((1,), ""), 1, at_least=True).met
     missed = Target("wrong", Figure((0,), ""), 1, at_least=True)
     assert not missed.met

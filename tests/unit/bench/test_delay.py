@@ -1,4 +1,4 @@
-"""The relay passes everything on, in order, later by what was asked for."""
+"""The relay passes everything on, in order, with the requested delay."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def echo(server: socket.socket) -> None:
             connection.sendall(chunk)
 
 
-def test_it_delays_and_loses_nothing() -> None:
+def test_the_relay_delays_and_loses_nothing() -> None:
     sent = bytes(range(256)) * 4000
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=echo, args=(server,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""The load sees every way in which a request can fail, and the count every id that is lost or doubled."""
+"""The load detects every kind of failed request, and the count every lost or doubled id."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OK = "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"
 
 
 async def sent_to(answer: str, seconds: float = 1.0, rate: float = 20.0) -> list[load.Request]:
-    """Send load to a server that answers so ({id} is the request's; empty: it closes the connection)."""
+    """Send load to a server that sends ``answer`` ({body} is the request's id); empty: it closes the connection."""
     served: Counter[str] = Counter()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -45,13 +45,13 @@ async def sent_to(answer: str, seconds: float = 1.0, rate: float = 20.0) -> list
     return running.requests
 
 
-def test_connections_are_kept_but_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_are_reused_but_some_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
     monkeypatch.setattr(load, "POOL", 3)
     plain = asyncio.open_connection
 
     async def counted(*arguments: object, **options: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        # Whatever the load passes is passed on.
+        # All arguments of the load are passed on.
         reader, writer = await plain(*arguments, **options)  # type: ignore[arg-type]
         opened.append(writer)
         return reader, writer
@@ -66,7 +66,7 @@ def test_connections_are_kept_but_not_all(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(asyncio, "open_connection", counted)
     still = asyncio.run(run())
     assert 50 < len(opened) < 180  # of 200 requests
-    assert still <= 3 + 5  # the pool, and what is under way
+    assert still <= 3 + 5  # the pool, and requests under way
 
 
 def test_answers_are_counted() -> None:
@@ -86,7 +86,7 @@ def test_answers_are_counted() -> None:
         ("no HTTP\r\n\r\n", "ValueError"),
     ],
 )
-def test_failures_are_seen(answer: str, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_are_detected(answer: str, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "TIME_LIMIT", 0.3)
     requests = asyncio.run(sent_to(answer))
     assert all(request.error.startswith(error) for request in requests), requests[0]
@@ -99,7 +99,7 @@ def test_an_answer_for_another_id_acknowledges_nothing() -> None:
     assert {bool(request.error) for request in requests if request.kind == "write"} == {True}
 
 
-def test_nobody_listens() -> None:
+def test_a_closed_port_fails_every_request() -> None:
     running = load.Load("http://127.0.0.1:1", 20)
     asyncio.run(running.run(0.5))
     assert {request.error.partition(":")[0] for request in running.requests} == {"ConnectionRefusedError"}
@@ -111,20 +111,20 @@ def test_a_late_answer_fails_and_acknowledges() -> None:
     assert (request.error, request.acknowledged) == ("answered after 16.0 s", True)
 
 
-def test_the_time_of_a_slow_upload_is_its_clients() -> None:
+def test_the_time_of_a_slow_upload_is_not_counted() -> None:
     request = load.Request("upload", "a", start=100.0, sent=105.0, end=116.0, status=200)
     request.judge()
     assert request.error == ""
 
 
-def test_lost_and_doubled_ids_are_seen() -> None:
+def test_lost_and_doubled_ids_are_detected() -> None:
     tally = ledger.compare(["a", "b", "c"], ["a", "c", "c", "d", "d"])
     assert (tally.missing, tally.doubled, tally.right) == (("b",), ("c", "d"), False)
     assert ledger.compare(["a"], ["a", "b"]).right
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_it_accompanies_a_command(status: int, tmp_path: Path) -> None:
+def test_load_runs_during_a_command(status: int, tmp_path: Path) -> None:
     started = time.monotonic()
     command = ["-m", "tests.support.load", "--url", "http://127.0.0.1:1", "--seconds", "60", "--rate", "10", "--output"]
     ended = [sys.executable, "-c", f"import sys; print('said'); sys.exit({status})"]
@@ -135,7 +135,7 @@ def test_it_accompanies_a_command(status: int, tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (status or 1, "said\n")  # 1: all requests have failed
-    told = json.loads(done.stdout)
-    assert told == json.loads((tmp_path / "run.json").read_text())["summary"]
-    assert told["requests"] == told["failed"] > 0
+    summary = json.loads(done.stdout)
+    assert summary == json.loads((tmp_path / "run.json").read_text())["summary"]
+    assert summary["requests"] == summary["failed"] > 0
     assert time.monotonic() - started < 30

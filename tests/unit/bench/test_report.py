@@ -1,4 +1,4 @@
-"""The report of the measurements says what the figures say."""
+"""The report of the measurements agrees with the figures."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def section(name: str, *targets: Target) -> Section:
         ((1,), "", "1"),
     ],
 )
-def test_a_figure_is_its_median_and_its_range(values: tuple[float, ...], unit: str, says: str) -> None:
+def test_a_figure_shows_its_median_and_its_range(values: tuple[float, ...], unit: str, says: str) -> None:
     assert str(Figure(values, unit)) == says
 
 
-def test_a_target_is_met_or_not_as_the_median_says() -> None:
+def test_the_median_decides_whether_a_target_is_met() -> None:
     figure = Figure((1.0, 1.5, 9.0), "s")
     assert Target("seconds", figure, 1.5).met
     missed = Target("seconds", figure, 1.49, "the peer's")
     assert missed.cells == ["seconds", "1.50 [1.00–9.00] s", "≤ 1.49 s (the peer's)", "**not met**"]
 
 
-def test_the_verdict_names_what_was_missed() -> None:
+def test_the_verdict_names_the_missed_targets() -> None:
     met, missed = Target("bytes", Figure((1,), ""), 1), Target("seconds", Figure((2,), ""), 1)
     assert section("push", met).verdict == "1 of 1 targets are met."
     assert section("push", met, met).verdict == "2 of 2 targets are met."
