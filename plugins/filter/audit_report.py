@@ -9,7 +9,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.hostwright.django.plugins.module_utils.audit.judge import (
     FAIL,
     Finding,
-    Open,
+    OpenPort,
     Port,
     counted,
     judge_ports,
@@ -21,14 +21,14 @@ from ansible_collections.hostwright.django.plugins.module_utils.audit.outside im
 DOCUMENTATION = r"""
 name: audit_report
 author: Hostwright contributors
-short_description: Judge what was seen of a host from inside and from outside
+short_description: Make the report of an audit
 description:
-  - Takes what M(hostwright.django.audit) returned, compares the ports with what M(hostwright.django.scan_ports) saw and
-    with those that are meant to be open, and lays all of it out for a reader.
+  - Compares the open ports that M(hostwright.django.audit) found with those that M(hostwright.django.scan_ports) found
+    and with the declared ones, and formats all findings as a report.
 positional: _input, outcomes, declared, host
 options:
   _input:
-    description: What M(hostwright.django.audit) returned.
+    description: The return value of M(hostwright.django.audit).
     type: dict
     required: true
   outcomes:
@@ -37,7 +37,7 @@ options:
     elements: dict
     required: true
   declared:
-    description: Ports that are meant to be open, like V(443) or V(53/udp).
+    description: Ports that should be open, like V(443) or V(53/udp).
     type: list
     elements: str
     required: true
@@ -55,30 +55,30 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The page, how many findings there are in words, and whether any is a failure, or only a warning.
+  description: The report, and the number of findings.
   type: dict
   contains:
     page: {description: The report in 72 columns., type: str}
-    counted: {description: How many failures and warnings., type: str}
-    failures: {description: How many failures., type: int}
-    warnings: {description: How many warnings., type: int}
+    counted: {description: The number of failures and warnings in words., type: str}
+    failures: {description: The number of failures., type: int}
+    warnings: {description: The number of warnings., type: int}
 """
 
 
 def audit_report(
     inside: Mapping[str, Any], outcomes: Sequence[Mapping[str, Any]], declared: Sequence[object], host: str
 ) -> dict[str, Any]:
-    """Judge and lay out.
+    """Judge the ports and format the report.
 
     Raises:
-        AnsibleFilterError: a declared port is none.
+        AnsibleFilterError: a declared port is not a port.
     """
     try:
-        meant = [Port.read(str(port)) for port in declared]
+        ports = [Port.read(str(port)) for port in declared]
     except ValueError as error:
         raise AnsibleFilterError(f"audit_ports: {error}") from error
     outside = [Outcome(**{**outcome, "open": tuple(outcome["open"])}) for outcome in outcomes]
-    findings = [*judge_ports([Open.read(one) for one in inside["held"]], outside, meant)]
+    findings = judge_ports([OpenPort.read(one) for one in inside["held"]], outside, ports)
     findings += [Finding(**finding) for finding in inside["findings"]]
     failures = sum(finding.severity == FAIL for finding in findings)
     return {

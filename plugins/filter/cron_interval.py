@@ -11,17 +11,17 @@ name: cron_interval
 author: The Hostwright developers
 short_description: The longest time between two runs of a cron expression
 description:
-  - Walks through the calendar as Debian's cron reads the five fields.
+  - Computes it from the calendar; reads the five fields as Debian's cron does.
 positional: _input
 options:
   _input:
-    description: The cron expression; it must be right (M(hostwright.django.cron_problem#filter)).
+    description: The cron expression; it must be valid (P(hostwright.django.cron_problem#filter)).
     type: str
     required: true
 """
 
 EXAMPLES = r"""
-- name: Say how old a backup may become
+- name: Show the greatest age of a backup
   ansible.builtin.debug:
     msg: "{{ '17 6-22 * * *' | hostwright.django.cron_interval }}" # 28800: the eight hours of the night
 """

@@ -9,10 +9,10 @@ from ansible_collections.hostwright.django.plugins.module_utils import cron
 DOCUMENTATION = r"""
 name: cron_problem
 author: The Hostwright developers
-short_description: What is wrong with a cron expression
+short_description: The fault of a cron expression
 description:
   - Checks the five fields of a schedule as Debian's cron reads them.
-  - A schedule that can never come true, such as the 30th of February, is wrong too.
+  - A schedule that never occurs, such as the 30th of February, is a fault too.
 positional: _input
 options:
   _input:
@@ -30,7 +30,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: One sentence that names the field; empty if the expression is right.
+  description: One sentence that names the field; empty if the expression is valid.
   type: str
 """
 

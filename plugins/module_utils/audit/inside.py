@@ -1,6 +1,6 @@
-"""A host audited from inside: who holds ports, what containers may do, who may read secrets, what is out of date.
+"""The audit of a host from inside: open ports, rights of containers, modes of secrets, outdated software.
 
-Nothing is changed. Reading (``AuditedHost``) is kept apart from judging, which is tested on invented hosts.
+Changes nothing. Reading (``AuditedHost``) is separate from judging, so that the tests can judge invented hosts.
 """
 
 from __future__ import annotations
@@ -17,43 +17,44 @@ from typing import Any
 
 from ..contract import APP_UID, CERTIFICATE_DAYS, NGINX_UID
 from ..host.preflight import Expectation, Host, Listener, check_engine, parse_listeners
-from .judge import FAIL, WARN, Finding, Open, Port
+from .judge import FAIL, WARN, Finding, OpenPort, Port
 
 DAY = 86_400.0
-# apt-daily.timer refreshes them once a day, up to twelve hours late.
+# Maximum age of the package lists: apt-daily.timer refreshes them once a day, up to twelve hours late.
 LISTS_DAYS = 2
-ANYBODY = 0o077
+# Forbidden mode bits.
+GROUP_AND_OTHERS = 0o077
 OTHERS = 0o007
 OWNERS = (0, APP_UID, NGINX_UID)  # root, the sites, Nginx
 PROXY = "docker-proxy"
 PASSWORDS = ("passwordauthentication", "kbdinteractiveauthentication")
-# With one of these a container gets out of itself: it loads modules, mounts, or reads any file of the host.
+# With one of these a container can escape: it can load kernel modules, mount file systems or read any file of the host.
 ROOT_CAPABILITIES = ("ALL", "SYS_ADMIN", "SYS_MODULE", "DAC_READ_SEARCH")
 SOCKETS = ("/run/docker.sock", "/run/containerd/containerd.sock")
-# What must be nobody's but its owner's, or its owner's and its group's, with all that lies in it where it says **.
+# Paths with the mode bits that they must not have; ** stands for the directory and everything below it.
 PRIVATE = (
-    ("srv/hostwright/config/*/secrets/**", ANYBODY),
-    ("run/hostwright/secrets/**", ANYBODY),
-    ("srv/hostwright/nginx/tls/*/privkey.pem", ANYBODY),
-    ("srv/hostwright/nginx/acme", ANYBODY),
-    ("srv/hostwright/nginx/acme/config/archive/*/privkey*.pem", ANYBODY),
-    ("srv/hostwright/nginx/acme/config/accounts/**/private_key.json", ANYBODY),
-    ("etc/hostwright/*.json", ANYBODY),
-    ("etc/hostwright/*.restic", ANYBODY),
+    ("srv/hostwright/config/*/secrets/**", GROUP_AND_OTHERS),
+    ("run/hostwright/secrets/**", GROUP_AND_OTHERS),
+    ("srv/hostwright/nginx/tls/*/privkey.pem", GROUP_AND_OTHERS),
+    ("srv/hostwright/nginx/acme", GROUP_AND_OTHERS),
+    ("srv/hostwright/nginx/acme/config/archive/*/privkey*.pem", GROUP_AND_OTHERS),
+    ("srv/hostwright/nginx/acme/config/accounts/**/private_key.json", GROUP_AND_OTHERS),
+    ("etc/hostwright/*.json", GROUP_AND_OTHERS),
+    ("etc/hostwright/*.restic", GROUP_AND_OTHERS),
     ("srv/hostwright/data/*", OTHERS),
 )
-BACKUPS = (("*.config.tar", ANYBODY), ("*.sqlite3.zst", OTHERS))
+BACKUPS = (("*.config.tar", GROUP_AND_OTHERS), ("*.sqlite3.zst", OTHERS))
 CERTIFICATES = "srv/hostwright/nginx/tls/*/fullchain.pem"
 RECORDS = "srv/hostwright/web/*/run/current/release.json"
 LISTS = "var/lib/apt/lists/*Release"
-# Every refresh touches them, though it may find nothing new.
+# Every refresh of the package lists updates the time of one of these, even if nothing is new.
 REFRESHED = ("var/lib/apt/periodic/update-success-stamp", "var/lib/apt/lists/partial")
 SIMULATE = ("apt-get", "--simulate", "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=", "dist-upgrade")
 
 
 @dataclass(frozen=True)
 class Container:
-    """A running container, as far as it matters here. ``published`` are the host's ports with their addresses."""
+    """A running container. ``published`` maps ports of the host to the addresses that they are published on."""
 
     id: str
     name: str
@@ -71,7 +72,7 @@ class Container:
 
 @dataclass(frozen=True)
 class Program:
-    """A program that holds a port; ``unit`` and ``container`` are empty if it belongs to none."""
+    """A program that listens on a port; ``unit`` and ``container`` are empty if it belongs to none."""
 
     pid: int
     name: str
@@ -80,18 +81,18 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was seen: the addresses to try from outside, the ports that are held, what is wrong, how the rest is."""
+class Inspection:
+    """Result of ``inspect``: addresses to scan from outside, SSH's ports, open ports, findings, notes by topic."""
 
     addresses: tuple[str, ...]
     ssh_ports: tuple[int, ...]
-    held: tuple[Open, ...]
+    held: tuple[OpenPort, ...]
     findings: tuple[Finding, ...]
     notes: Mapping[str, str]
 
 
 class AuditedHost(Host):
-    """Reads what an audit wants to know of a host."""
+    """Reads the facts about a host that an audit needs."""
 
     @property
     def now(self) -> float:
@@ -99,7 +100,7 @@ class AuditedHost(Host):
         return time.time()
 
     def udp(self) -> tuple[Listener, ...]:
-        """Every UDP socket that takes packets from anybody."""
+        """Return every UDP socket that accepts packets from any sender."""
         return tuple(
             listener
             for name in ("udp", "udp6")
@@ -107,14 +108,14 @@ class AuditedHost(Host):
         )
 
     def text(self, path: str) -> str:
-        """A file's text; empty where it cannot be read."""
+        """Return a file's text; empty if it cannot be read."""
         try:
             return self.at(path).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
 
     def programs(self, listeners: Sequence[Listener]) -> dict[str, Program]:
-        """The programs that hold sockets, by the socket's inode."""
+        """Return the programs that own the sockets, by the socket's inode."""
         found: dict[str, Program] = {}
         for inode, process in self.holders(listener.inode for listener in listeners).items():
             groups = self.text(f"proc/{process.pid}/cgroup")
@@ -122,26 +123,26 @@ class AuditedHost(Host):
         return found
 
     def containers(self) -> tuple[Container, ...]:
-        """The containers that run."""
+        """Return the running containers."""
         listed = self.run(["docker", "ps", "--quiet", "--no-trunc"])
         if not listed.ok or not listed.stdout.strip():
             return ()
-        # One that has ended meanwhile makes the status 1; the others are there.
+        # The status is 1 if a container has ended in between; the output has the others.
         return parse_containers(self.run(["docker", "container", "inspect", *listed.stdout.split()]).stdout)
 
     def bridges(self) -> tuple[str, ...]:
-        """The interfaces that the Engine made: what listens there is seen by containers only."""
+        """Return the bridge interfaces of the Engine: only containers can reach a program that listens there."""
         listed = self.run(["docker", "network", "ls", "--quiet", "--filter", "driver=bridge"])
         if not listed.ok or not listed.stdout.strip():
             return ()
         return parse_bridges(self.run(["docker", "network", "inspect", *listed.stdout.split()]).stdout)
 
     def interfaces(self) -> str:
-        """The host's addresses, as ``ip -json address`` shows them."""
+        """Return the host's global addresses as JSON of ``ip -json address``."""
         return self.run(["ip", "-json", "address", "show", "scope", "global"]).stdout
 
     def sshd(self) -> dict[str, list[str]]:
-        """What the SSH server goes by, by the lower-case keyword; empty where there is none."""
+        """Return the effective settings of the SSH server by lower-case keyword; empty if there is no server."""
         found: dict[str, list[str]] = {}
         for line in self.run(["sshd", "-T"]).stdout.splitlines():
             key, _, value = line.partition(" ")
@@ -149,7 +150,7 @@ class AuditedHost(Host):
         return found
 
     def firewall(self) -> str:
-        """The firewall that is in force, by name; empty if none is known."""
+        """Return the name of the active firewall; empty if none is detected."""
         if "table inet hostwright" in self.run(["nft", "list", "tables"]).stdout:
             return "Hostwright's own (nftables, table inet hostwright)"
         if re.search(r"^ENABLED=yes", self.text("etc/ufw/ufw.conf"), re.MULTILINE):
@@ -157,10 +158,10 @@ class AuditedHost(Host):
         if self.run(["systemctl", "is-active", "firewalld"]).ok:
             return "firewalld"
         rules = self.run(["iptables", "-S", "INPUT"]).stdout.strip()
-        return "" if rules in {"", "-P INPUT ACCEPT"} else "rules of the host's own (iptables -S INPUT)"
+        return "" if rules in {"", "-P INPUT ACCEPT"} else "other rules (iptables -S INPUT)"
 
     def private(self) -> Iterator[tuple[Path, int]]:
-        """Every file and directory that must not be open, with the bits that it must not have."""
+        """Yield every private file and directory with the mode bits that it must not have."""
         for pattern, forbidden in PRIVATE:
             inside = pattern.endswith("/**")
             for found in sorted(self.root.glob(pattern.removesuffix("/**"))):
@@ -170,15 +171,15 @@ class AuditedHost(Host):
                 yield from ((path, forbidden) for path in sorted(directory.glob(pattern)))
 
     def backups(self) -> Iterator[Path]:
-        """The directories of the sites' backups."""
+        """Yield the directories of the sites' backups."""
         for settings in sorted(self.root.glob("srv/hostwright/config/*/backup.json")):
             try:
                 yield self.at(json.loads(settings.read_text(encoding="utf-8"))["directory"])
             except (OSError, ValueError, KeyError):
-                continue  # status tells of it
+                continue  # 'hostwright status' reports it
 
-    def end_of(self, certificate: Path) -> float | None:
-        """When a certificate ends, in seconds since the epoch; None if that cannot be told."""
+    def expiry(self, certificate: Path) -> float | None:
+        """Return when a certificate expires, in seconds since the epoch; None if it cannot be read."""
         shown = self.run(["openssl", "x509", "-noout", "-enddate", "-in", str(certificate)])
         try:
             return float(ssl.cert_time_to_seconds(shown.stdout.strip().partition("=")[2]))
@@ -186,29 +187,29 @@ class AuditedHost(Host):
             return None
 
     def lists_age(self) -> float | None:
-        """Seconds since the package lists were refreshed; None if they never were."""
+        """Return the seconds since the package lists were refreshed; None if they never were."""
         moments = [path.stat().st_mtime for path in map(self.at, REFRESHED) if path.exists()]
         return self.now - max(moments) if moments and any(self.root.glob(LISTS)) else None
 
-    def shown(self, path: Path) -> str:
-        """A path as the host has it."""
+    def host_path(self, path: Path) -> str:
+        """Return a path as it is on the host, without ``root``."""
         return f"/{path.relative_to(self.root)}"
 
 
 def unit_of(groups: str) -> str:
-    """The systemd service in a process's ``/proc/PID/cgroup``; empty if there is none."""
+    """Return the systemd service named in a process's ``/proc/PID/cgroup``; empty if there is none."""
     found = re.findall(r"/([^/\n]+\.service)(?=/|$)", groups, re.MULTILINE)
     return found[-1] if found else ""
 
 
 def container_of(groups: str) -> str:
-    """The innermost container's id in a process's ``/proc/PID/cgroup``; empty if there is none."""
+    """Return the id of the innermost container in a process's ``/proc/PID/cgroup``; empty if there is none."""
     found = re.findall(r"[0-9a-f]{64}", groups)
     return found[-1] if found else ""
 
 
 def parse_containers(inspected: str) -> tuple[Container, ...]:
-    """Containers from what ``docker container inspect`` prints."""
+    """Parse the output of ``docker container inspect``."""
     return tuple(_container(one) for one in _parsed(inspected))
 
 
@@ -236,13 +237,13 @@ def _container(one: Mapping[str, Any]) -> Container:
 
 
 def gives_engine(source: str) -> bool:
-    """Whether a mounted path is the Engine's socket, or a directory that holds it."""
+    """Whether a mounted path is a socket of the Engine, or a directory that contains one."""
     path = PurePosixPath(re.sub(r"^/var/run(?=/|$)", "/run", source))
     return path.is_absolute() and any(PurePosixPath(socket).is_relative_to(path) for socket in SOCKETS)
 
 
 def parse_bridges(inspected: str) -> tuple[str, ...]:
-    """Names of the interfaces of the networks that ``docker network inspect`` shows."""
+    """Return the interface names of the networks in the output of ``docker network inspect``."""
     return tuple(
         (network.get("Options") or {}).get("com.docker.network.bridge.name") or f"br-{network['Id'][:12]}"
         for network in _parsed(inspected)
@@ -250,9 +251,9 @@ def parse_bridges(inspected: str) -> tuple[str, ...]:
 
 
 def parse_addresses(shown: str, without: Sequence[str]) -> dict[str, bool]:
-    """Addresses from what ``ip -json address`` prints: whether each is one to try from outside.
+    """Return the addresses in the output of ``ip -json address``, each with whether to scan it from outside.
 
-    Those of the interfaces ``without`` are not, nor are passing ones.
+    Addresses of the interfaces ``without``, and temporary, deprecated and tentative ones are not scanned.
     """
     return {
         address["local"]: interface.get("ifname") not in without
@@ -271,19 +272,19 @@ def _parsed(text: str) -> list[dict[str, Any]]:
     return found if isinstance(found, list) else []
 
 
-def hold(
+def find_open_ports(
     containers: Sequence[Container],
     sockets: Sequence[tuple[str, Listener]],
     programs: Mapping[str, Program],
     inner: Sequence[str],
-) -> tuple[Open, ...]:
-    """Who holds which ports open to more than the host and its containers.
+) -> tuple[OpenPort, ...]:
+    """Return the ports that can be reached from outside the host and its containers.
 
     Args:
-        containers: those that run.
-        sockets: protocol and socket.
-        programs: the programs that hold them, by inode.
-        inner: addresses that only containers see.
+        containers: the running containers.
+        sockets: listening sockets, each with its protocol.
+        programs: the programs that own the sockets, by inode.
+        inner: addresses of the host that only containers can reach.
     """
     found = []
     for container in containers:
@@ -292,7 +293,7 @@ def hold(
             if outer:
                 name = f"{outer[0]}:{port.number}" if ":" not in outer[0] else f"[{outer[0]}]:{port.number}"
                 close = f"publish it on 127.0.0.1:{port.number} instead of {name}, or not at all"
-                found.append(Open(port, outer, str(container), True, close))
+                found.append(OpenPort(port, outer, str(container), True, close))
     published = {one.port for one in found}
     names = {container.id: container for container in containers}
     listening: dict[tuple[Port, str], tuple[str, list[str]]] = {}
@@ -304,7 +305,7 @@ def hold(
         who, close = _program(program, names)
         listening.setdefault((port, who), (close, []))[1].append(listener.address)
     for (port, who), (close, seen) in listening.items():
-        found.append(Open(port, tuple(dict.fromkeys(seen)), who, False, close))
+        found.append(OpenPort(port, tuple(dict.fromkeys(seen)), who, False, close))
     return tuple(found)
 
 
@@ -314,9 +315,9 @@ def _is_inner(address: str, inner: Sequence[str]) -> bool:
 
 
 def _program(program: Program | None, containers: Mapping[str, Container]) -> tuple[str, str]:
-    """Who a program is, and what closes its port."""
+    """Describe a program, and how to close its port."""
     if program is None:
-        return "the kernel, or a program that cannot be seen", "find out what it is ('ss -lntup')"
+        return "the kernel or an unknown program", "find out which program it is ('ss -lntup')"
     container = containers.get(program.container)
     if container:
         return f"{program.name} (pid {program.pid}) in {container}", "run that container without --network host"
@@ -327,43 +328,40 @@ def _program(program: Program | None, containers: Mapping[str, Container]) -> tu
 
 
 def check_containers(containers: Sequence[Container], trusted: Sequence[str]) -> list[Finding]:
-    """No container is to be root on the host in all but name."""
+    """Find containers with rights that are equivalent to root on the host."""
     findings = []
     for container in containers:
         if container.name in trusted:
             continue
-        do = f"or name {container.name} in audit_containers if it is meant to"
-        if container.sockets:
-            what = "a container has Docker's socket, which makes it root on the host"
-            findings.append(
-                Finding(
-                    FAIL, what, f"{container} mounts {', '.join(container.sockets)}", f"run it without that mount, {do}"
-                )
-            )
-        if container.privileged:
-            what = "a container is privileged, which makes it root on the host"
-            findings.append(Finding(FAIL, what, str(container), f"run it without --privileged, {do}"))
-        if container.capabilities:
-            what = "a container has capabilities that make it root on the host"
-            who = f"{container}, --cap-add {', '.join(container.capabilities)}"
-            findings.append(Finding(FAIL, what, who, f"run it without them, {do}"))
-        if container.host_network:
-            what = "a container shares the host's network, so that it can listen on any port"
-            findings.append(Finding(WARN, what, str(container), f"run it without --network host, {do}"))
-        if container.host_processes:
-            what = "a container sees the host's processes, and with the right user reads their secrets"
-            findings.append(Finding(WARN, what, str(container), f"run it without --pid host, {do}"))
+        name, sockets, capabilities = str(container), ", ".join(container.sockets), ", ".join(container.capabilities)
+        rights = [
+            (sockets, FAIL, "has Docker's socket, which makes it root on the host", f"{name} mounts {sockets}",
+             "that mount"),
+            (container.privileged, FAIL, "is privileged, which makes it root on the host", name, "--privileged"),
+            (capabilities, FAIL, "has capabilities that make it root on the host", f"{name}, --cap-add {capabilities}",
+             "these capabilities"),
+            (container.host_network, WARN, "shares the host's network, so that it can listen on any port", name,
+             "--network host"),
+            (container.host_processes, WARN, "sees the host's processes, and as the right user can read their secrets",
+             name, "--pid host"),
+        ]  # fmt: skip
+        intended = f"or name {container.name} in audit_containers if this is intended"
+        findings += [
+            Finding(severity, f"a container {right}", who, f"run it without {option}, {intended}")
+            for present, severity, right, who, option in rights
+            if present
+        ]
     return findings
 
 
 def check_private(host: AuditedHost) -> tuple[list[Finding], str]:
-    """Secrets, keys and databases must be their owners' only."""
+    """Find secrets, keys and databases that others than their owner may access; return them and a note."""
     findings = []
     number = 0
     for path, forbidden in host.private():
         try:
             status = path.lstat()
-        except FileNotFoundError:  # a release or a backup that goes meanwhile
+        except FileNotFoundError:  # a release or a backup that was removed in between
             continue
         if stat.S_ISLNK(status.st_mode):
             continue
@@ -371,42 +369,42 @@ def check_private(host: AuditedHost) -> tuple[list[Finding], str]:
         mode = stat.S_IMODE(status.st_mode)
         if mode & forbidden:
             who = "others" if mode & OTHERS else "its group"
-            do = f"chmod {mode & ~forbidden:04o} {host.shown(path)}; then change the secrets in it"
+            do = f"chmod {mode & ~forbidden:04o} {host.host_path(path)}; then change the secrets in it"
             findings.append(Finding(FAIL, f"{who} may read or change what is secret", _mode(host, path, mode), do))
         elif status.st_uid not in OWNERS:
-            what = f"what is secret belongs to user {status.st_uid}"
-            findings.append(Finding(FAIL, what, _mode(host, path, mode), f"chown root {host.shown(path)}"))
+            what = f"a secret belongs to user {status.st_uid}"
+            findings.append(Finding(FAIL, what, _mode(host, path, mode), f"chown root {host.host_path(path)}"))
     return findings, f"{number} files and directories"
 
 
 def _mode(host: AuditedHost, path: Path, mode: int) -> str:
-    return f"{host.shown(path)} has mode {mode:04o}"
+    return f"{host.host_path(path)} has mode {mode:04o}"
 
 
 def check_certificates(host: AuditedHost) -> tuple[list[Finding], str]:
-    """Certificates must last for a while."""
+    """Find certificates that have expired or will soon; return the findings and a note."""
     findings: list[Finding] = []
     ends: list[str] = []
     for path in sorted(host.root.glob(CERTIFICATES)):
-        end = host.end_of(path)
-        where = host.shown(path)
+        end = host.expiry(path)
+        where = host.host_path(path)
         if end is None:
-            what = "when a certificate ends cannot be told"
-            findings.append(Finding(WARN, what, where, f"'openssl x509 -in {where} -noout -text' on the host says why"))
+            what = "the end date of a certificate cannot be read"
+            findings.append(Finding(WARN, what, where, f"see 'openssl x509 -in {where} -noout -text' on the host"))
             continue
         day = time.strftime("%Y-%m-%d", time.gmtime(end))
         left = (end - host.now) / DAY
         ends.append(f"{path.parent.name} until {day}")
-        do = "renew it, then deploy; with site_tls: acme read why it was not renewed (journalctl -t hostwright)"
+        do = "renew it, then deploy; with site_tls: acme, see in 'journalctl -t hostwright' why the renewal failed"
         if left <= 0:
             findings.append(Finding(FAIL, "a certificate has expired", f"{where}, on {day}", do))
         elif left < CERTIFICATE_DAYS:
-            findings.append(Finding(WARN, f"a certificate ends in {left:.0f} days", f"{where}, on {day}", do))
+            findings.append(Finding(WARN, f"a certificate expires in {left:.0f} days", f"{where}, on {day}", do))
     return findings, ", ".join(ends) or "none"
 
 
 def check_sqlite(host: AuditedHost) -> tuple[list[Finding], str]:
-    """The SQLite of every live release must be one that does not corrupt databases; the runtime in it judges."""
+    """Find live releases whose SQLite can corrupt databases, as the runtime in the image judges it."""
     findings: list[Finding] = []
     versions: list[str] = []
     for path in sorted(host.root.glob(RECORDS)):
@@ -426,12 +424,12 @@ def check_sqlite(host: AuditedHost) -> tuple[list[Finding], str]:
             )
         else:
             do = f"'docker logs {container}' on the host, or deploy"
-            findings.append(Finding(WARN, "the SQLite of the live release cannot be told", f"{container}: {said}", do))
+            findings.append(Finding(WARN, "the live release's SQLite version is unknown", f"{container}: {said}", do))
     return findings, ", ".join(versions) or "no live release"
 
 
 def check_ssh(settings: Mapping[str, Sequence[str]]) -> tuple[list[Finding], str]:
-    """Nobody is to come in by guessing."""
+    """Find out whether SSH accepts passwords; return the findings and a note."""
     if not settings:
         return [], "no OpenSSH server"
     keyword = next((key for key in PASSWORDS if "yes" in settings.get(key, ())), "")
@@ -439,19 +437,19 @@ def check_ssh(settings: Mapping[str, Sequence[str]]) -> tuple[list[Finding], str
     note = f"port {', '.join(settings.get('port', []))}, password login {'yes' if keyword else 'no'}, root login {root}"
     if not keyword:
         return [], note
-    what = "SSH lets in whoever knows a password" + (", root too" if root == "yes" else "")
-    do = "run playbooks/harden.yml, or say 'PasswordAuthentication no' in a file of /etc/ssh/sshd_config.d"
+    what = "SSH accepts passwords" + (", for root too" if root == "yes" else "")
+    do = "run playbooks/harden.yml, or set 'PasswordAuthentication no' in a file in /etc/ssh/sshd_config.d"
     return [Finding(WARN, what, f"sshd -T: {keyword} yes", do)], note
 
 
 def check_upgrades(host: AuditedHost) -> tuple[list[Finding], str]:
-    """No security upgrade is to wait."""
+    """Find pending security upgrades, and package lists that are too old to show them."""
     do = "'apt-get update && apt-get upgrade' on the host, or playbooks/harden.yml, which has it done every day"
     findings = []
     age = host.lists_age()
     days = "never refreshed" if age is None else f"refreshed {age / DAY:.1f} days ago"
     if age is None or age > LISTS_DAYS * DAY:
-        what = "whether security upgrades wait cannot be told"
+        what = "it is unknown whether security upgrades wait"
         findings.append(Finding(WARN, what, f"the package lists were {days}", do))
     packages = parse_upgrades(host.run(SIMULATE).stdout)
     if packages:
@@ -461,28 +459,39 @@ def check_upgrades(host: AuditedHost) -> tuple[list[Finding], str]:
 
 
 def parse_upgrades(simulated: str) -> list[str]:
-    """Packages that ``apt-get --simulate`` would take from a security archive.
+    """Return the packages that ``apt-get --simulate`` would install from a security archive.
 
-    Lines are like ``Inst openssl [3.5.1-1] (3.5.1-1+deb13u1 Debian-Security:13/stable-security [amd64])``.
+    A line looks like ``Inst openssl [3.5.1-1] (3.5.1-1+deb13u1 Debian-Security:13/stable-security [amd64])``.
     """
     return re.findall(r"^Inst (\S+) .*\(\S+ [^)]*-security[^)]*\)", simulated, re.MULTILINE | re.IGNORECASE)
 
 
 def check_version(host: AuditedHost, minimum: str) -> tuple[list[Finding], str]:
-    """The Engine must be new enough; whether it is still maintained is beyond what a host knows."""
+    """Compare the Engine's version with the minimum; whether it is still maintained, a host cannot know."""
     engine = host.engine()
     problems = check_engine(engine, host.systemd, Expectation(engine_minimum=minimum))
-    note = f"Docker {engine.version}, at least {minimum} is wanted" if engine.answers else "no Docker Engine answers"
+    note = f"Docker {engine.version}, at least {minimum} required" if engine.answers else "no Docker Engine answers"
     return [Finding(FAIL, problem.what, problem.where, problem.do) for problem in problems], note
 
 
-def look(host: AuditedHost, engine_minimum: str, trusted: Sequence[str]) -> Look:
-    """Look at a host and judge all but the ports, which need a look from outside too."""
+def inspect(host: AuditedHost, engine_minimum: str, trusted: Sequence[str]) -> Inspection:
+    """Inspect a host and judge everything but the ports: these need the scan from outside too.
+
+    Args:
+        host: the host to read.
+        engine_minimum: the oldest accepted version of the Docker Engine.
+        trusted: names of containers whose rights are intended.
+
+    Raises:
+        ValueError: ``engine_minimum`` is not a version.
+    """
     containers = host.containers()
     addresses = parse_addresses(host.interfaces(), host.bridges())
     sockets = [("tcp", listener) for listener in host.listeners()] + [("udp", listener) for listener in host.udp()]
     programs = host.programs([listener for _, listener in sockets])
-    held = hold(containers, sockets, programs, [address for address, outer in addresses.items() if not outer])
+    held = find_open_ports(
+        containers, sockets, programs, [address for address, outer in addresses.items() if not outer]
+    )
     ssh = host.sshd()
     checked = {
         "containers": (check_containers(containers, trusted), _containers(containers, held)),
@@ -492,10 +501,10 @@ def look(host: AuditedHost, engine_minimum: str, trusted: Sequence[str]) -> Look
         "SQLite": check_sqlite(host),
         "SSH": check_ssh(ssh),
         "security upgrades": check_upgrades(host),
-        "firewall": ([], host.firewall() or "none is known"),
+        "firewall": ([], host.firewall() or "none detected"),
         "UDP (not tried from outside)": ([], _udp(held)),
     }
-    return Look(
+    return Inspection(
         tuple(address for address, outer in addresses.items() if outer),
         tuple(int(port) for port in ssh.get("port", ())),
         held,
@@ -504,12 +513,11 @@ def look(host: AuditedHost, engine_minimum: str, trusted: Sequence[str]) -> Look
     )
 
 
-def _containers(containers: Sequence[Container], held: Sequence[Open]) -> str:
-    return (
-        f"{len(containers)} running, {len({one.who for one in held if one.published})} of them publish ports to others"
-    )
+def _containers(containers: Sequence[Container], held: Sequence[OpenPort]) -> str:
+    publishing = {one.who for one in held if one.published}
+    return f"{len(containers)} running, {len(publishing)} of them publish ports to others"
 
 
-def _udp(held: Sequence[Open]) -> str:
+def _udp(held: Sequence[OpenPort]) -> str:
     some = sorted({one.port.number for one in held if one.port.protocol == "udp"})
     return f"{', '.join(map(str, some))} open to others" if some else "none open to others"

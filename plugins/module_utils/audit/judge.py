@@ -1,4 +1,4 @@
-"""What an audit finds, and the page that shows it; a host's ports, judged by what was seen from both sides of it."""
+"""Findings of an audit and their report; the judgement of ports by what was seen from inside and from outside."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ FAIL, WARN = "FAIL", "WARN"
 # 80 columns, less the eight by which Ansible indents what it shows.
 WIDTH = 72
 LABEL = 6
-# Of so many ports that answer on one address, most are not the host's: something on the way accepts every connection.
+# If more ports than this answer on one address, something on the way accepts every connection.
 IMPLAUSIBLE = 200
 BYPASS = "A rule for incoming packets (ufw, iptables INPUT) does not close it: Docker forwards it before"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong (FAIL) or may be (WARN): what, where or who, and what to do."""
+    """A fault (FAIL) or a possible one (WARN): what is wrong, where or in which program, and what to do."""
 
     severity: str
     what: str
@@ -40,23 +40,20 @@ class Port:
 
     @classmethod
     def read(cls, text: str) -> Port:
-        """Read ``5432`` or ``53/udp``.
+        """Parse ``5432`` or ``53/udp``.
 
         Raises:
-            ValueError: it is neither.
+            ValueError: the text is not a port.
         """
         number, _, protocol = text.strip().partition("/")
         if not number.isdecimal() or not 1 <= int(number) <= 65535 or protocol not in {"", "tcp", "udp"}:
-            raise ValueError(f"'{text}' is no port: say it like 8443 or 53/udp")
+            raise ValueError(f"'{text}' is not a port: write it like 8443 or 53/udp")
         return cls(int(number), protocol or "tcp")
 
 
 @dataclass(frozen=True)
-class Open:
-    """A port that something on the host holds: a container publishes it, or a program listens.
-
-    ``close`` is what closes it.
-    """
+class OpenPort:
+    """A port of the host that a container publishes or a program listens on; ``close`` says how to close it."""
 
     port: Port
     addresses: tuple[str, ...]
@@ -65,38 +62,37 @@ class Open:
     close: str
 
     @classmethod
-    def read(cls, seen: Mapping[str, Any]) -> Open:
-        """Make it of what the module ``audit`` returned."""
+    def read(cls, seen: Mapping[str, Any]) -> OpenPort:
+        """Make it from an item of ``held`` that the module ``audit`` returned."""
         port = Port(seen["port"], seen["protocol"])
         return cls(port, tuple(seen["addresses"]), seen["who"], seen["published"], seen["close"])
 
 
-def judge_ports(held: Sequence[Open], outcomes: Sequence[Outcome], declared: Iterable[Port]) -> list[Finding]:
-    """Compare the ports that answer from outside, or could, with those that are meant to.
+def judge_ports(held: Sequence[OpenPort], outcomes: Sequence[Outcome], declared: Iterable[Port]) -> list[Finding]:
+    """Compare the ports that answer from outside, or could answer, with the declared ones.
 
     Args:
-        held: what containers and programs of the host hold open to more than the host itself.
-        outcomes: of every address, what was seen from outside.
-        declared: the ports that are meant to be open.
+        held: ports that can be reached from outside the host and its containers, as seen from inside.
+        outcomes: the scan of every address.
+        declared: the ports that should be open.
     """
-    meant = set(declared)
-    findings = _doubts(outcomes)
+    findings = _scan_failures(outcomes)
     answering: dict[Port, list[str]] = {}
     for outcome in outcomes:
         for number in outcome.open if not _is_implausible(outcome) else ():
             answering.setdefault(Port(number), []).append(outcome.address)
     holders = {port: [one for one in held if one.port == port] for port in {one.port for one in held}}
-    for port in sorted({*answering, *holders} - meant, key=lambda port: (port.number, port.protocol)):
+    for port in sorted({*answering, *holders} - set(declared), key=lambda port: (port.number, port.protocol)):
         seen = answering.get(port, [])
         if port not in holders:
-            findings.append(_stranger(port, seen))
-        # A program that listens on UDP is not judged: it cannot be tried from outside, and many are clients.
+            findings.append(_unexplained(port, seen))
+        # A program that listens on UDP is not judged: UDP is not scanned, and many of these programs are clients.
         judged = (one for one in holders.get(port, ()) if one.published or port.protocol == "tcp")
-        findings.extend(_held(one, seen) for one in judged)
+        findings.extend(_undeclared(one, seen) for one in judged)
     return findings
 
 
-def _held(one: Open, seen: Sequence[str]) -> Finding:
+def _undeclared(one: OpenPort, seen: Sequence[str]) -> Finding:
     do = f"{one.close}; or name {_name(one.port)} in audit_ports" + (f". {BYPASS}" if one.published else "")
     if seen:
         what = f"{one.port} answers from outside, and is not declared"
@@ -104,18 +100,18 @@ def _held(one: Open, seen: Sequence[str]) -> Finding:
     where = f"on {', '.join(one.addresses)}"
     if one.published:
         what = f"{one.port} is published, and is not declared"
-        tried = "it did not answer from here" if one.port.protocol == "tcp" else "UDP was not tried"
+        tried = "it did not answer from here" if one.port.protocol == "tcp" else "UDP was not scanned"
         return Finding(FAIL, what, f"{one.who} {where}; {tried}", do)
-    what = f"{one.port} is kept closed by nothing but a firewall, and is not declared"
+    what = f"{one.port} is closed by a firewall only, and is not declared"
     return Finding(WARN, what, f"{one.who} {where}; it did not answer from here", do)
 
 
-def _stranger(port: Port, seen: Sequence[str]) -> Finding:
+def _unexplained(port: Port, seen: Sequence[str]) -> Finding:
     return Finding(
         FAIL,
         f"{port} answers from outside, and is not declared",
-        f"nobody on the host is seen to hold it; seen on {', '.join(seen)}",
-        "look for a forwarded port ('iptables-save -t nat', 'nft list ruleset'), or a router that answers for the host",
+        f"no program or container on the host was found to use it; seen on {', '.join(seen)}",
+        "check for a forwarded port ('iptables-save -t nat', 'nft list ruleset') or a router that answers for the host",
     )
 
 
@@ -127,15 +123,15 @@ def _is_implausible(outcome: Outcome) -> bool:
     return len(outcome.open) > max(IMPLAUSIBLE, outcome.tried // 2)
 
 
-def _doubts(outcomes: Sequence[Outcome]) -> list[Finding]:
-    """What keeps the look from outside from being one."""
+def _scan_failures(outcomes: Sequence[Outcome]) -> list[Finding]:
+    """Return the reasons why the scan from outside proves nothing."""
     findings = [
         Finding(
             FAIL,
-            "what answers from outside cannot be told",
+            "the open ports of an address cannot be determined",
             f"{len(outcome.open)} of {outcome.tried} ports of {outcome.address} answer: a proxy or firewall on the way "
             "accepts every connection",
-            "look from elsewhere: -e audit_from=HOST, a host of the inventory outside of that network",
+            "scan from another network: -e audit_from=HOST, a host of the inventory outside of this network",
         )
         for outcome in outcomes
         if _is_implausible(outcome)
@@ -146,7 +142,7 @@ def _doubts(outcomes: Sequence[Outcome]) -> list[Finding]:
                 FAIL,
                 "nobody looked from outside",
                 "; ".join(f"{outcome.address}: {_why(outcome)}" for outcome in outcomes) or "the host has no address",
-                "look from where the host can be reached: -e audit_from=HOST, a host of the inventory",
+                "scan from where the host can be reached: -e audit_from=HOST, a host of the inventory",
             )
         )
     return findings
@@ -157,7 +153,7 @@ def _why(outcome: Outcome) -> str:
 
 
 def seen_from_outside(outcomes: Sequence[Outcome]) -> list[str]:
-    """A line for each address: what answered, and of how many ports."""
+    """Return a line for each address: which ports answered, and how many were tried."""
     lines = []
     for outcome in outcomes:
         if not outcome.reached:
@@ -172,7 +168,7 @@ def seen_from_outside(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def page(host: str, findings: Sequence[Finding], outside: Sequence[str], notes: Mapping[str, str]) -> str:
-    """Lay an audit out for a reader: what is wrong first, then what was looked at."""
+    """Format the report of an audit: failures, warnings, the scan from outside, then the notes from inside."""
     ordered = sorted(findings, key=lambda finding: finding.severity != FAIL)
     lines = [f"{host}: {counted(ordered)}"]
     for finding in ordered:
@@ -186,11 +182,10 @@ def page(host: str, findings: Sequence[Finding], outside: Sequence[str], notes: 
 
 
 def counted(findings: Sequence[Finding]) -> str:
-    """How many failures and warnings there are, in words."""
+    """Return the number of failures and warnings in words."""
     count = {severity: sum(finding.severity == severity for finding in findings) for severity in (FAIL, WARN)}
     words = ((count[FAIL], "failure"), (count[WARN], "warning"))
-    said = [f"{number} {word}{'s' * (number > 1)}" for number, word in words if number]
-    return ", ".join(said) or "nothing is wrong"
+    return ", ".join(f"{n} {word}{'s' * (n > 1)}" for n, word in words if n) or "nothing is wrong"
 
 
 def _part(label: str, text: str, hang: int = 0) -> list[str]:

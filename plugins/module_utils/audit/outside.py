@@ -1,7 +1,7 @@
-"""Which TCP ports of an address answer, as seen from the machine that runs this.
+"""Scan of TCP ports from the machine that runs this.
 
-Whether a plain connect succeeds is all that is asked, so no scanner has to be installed, and none of this needs root.
-UDP is left out: most of its services answer to their own protocol only, so silence would prove nothing.
+The scan only tries to connect, so it needs neither a scanner nor root.
+UDP is not scanned: most UDP services answer to their own protocol only, so silence would prove nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-# Services that nobody means to show, and where they listen by default; the ports below 1024 are tried anyway.
+# Default ports of services that should not be public; the ports below 1024 are always tried.
 KNOWN = (
     1080, 1433, 1521, 1883, 2049, 2181, 2222, 2375, 2376, 2377, 2379, 2380, 3000, 3001, 3128, 3306, 3389, 4000, 4222,
     4369, 4444, 4646, 5000, 5001, 5050, 5173, 5432, 5433, 5555, 5601, 5672, 5900, 5901, 5984, 6000, 6379, 6380, 6432,
@@ -31,9 +31,10 @@ OPEN, REFUSED, SILENT = "open", "refused", "silent"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one address; ``skipped`` says why it was not tried, and is empty if it was.
+    """Result of the scan of one address.
 
-    ``refused`` ports said that nobody listens, from all others (``tried`` less both) came nothing.
+    ``refused`` counts the ports that refused the connection; the rest of the ``tried`` ones did not answer.
+    ``skipped`` says why the address was not scanned; it is empty if it was.
     """
 
     address: str
@@ -44,26 +45,26 @@ class Outcome:
 
     @property
     def reached(self) -> bool:
-        """Whether anything came back at all."""
+        """Whether any port answered or refused."""
         return bool(self.open or self.refused)
 
 
 def resolve(names: Iterable[str]) -> tuple[list[str], list[Outcome]]:
-    """The addresses behind names, each once, and those names that have none."""
+    """Return the addresses of names, each once, and an outcome for each name without an address."""
     found: dict[str, None] = {}
     unknown = []
     for name in names:
         try:
             answers = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
         except OSError as error:
-            unknown.append(Outcome(name, skipped=f"no address is known for it here ({error.strerror})"))
+            unknown.append(Outcome(name, skipped=f"this name has no address here ({error.strerror})"))
             continue
         found.update(dict.fromkeys(_text(answer[4]) for answer in answers))
     return list(found), unknown
 
 
 def is_own(address: str) -> bool:
-    """Whether an address is one of this machine's own: only such a one can be bound."""
+    """Whether an address belongs to this machine: only such an address can be bound."""
     family, place = _place(address, 0)
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -74,13 +75,13 @@ def is_own(address: str) -> bool:
 
 
 def scan(addresses: Sequence[str], ports: Iterable[int], further: Iterable[int], timeout: float) -> list[Outcome]:
-    """Try the ports of some addresses, of all of them at the same time.
+    """Scan ports of several addresses at the same time.
 
     Args:
         addresses: IPv4 and IPv6.
-        ports: tried first.
-        further: tried too on an address where anything came back from one of the first; one that cannot be reached
-            from here would cost their time for nothing.
+        ports: tried first, on every address.
+        further: tried after them, only on addresses where one of the first ports answered or refused: on an address
+            that cannot be reached they would only take time.
         timeout: seconds after which a port counts as silent.
     """
     first = sorted(set(ports))
@@ -125,27 +126,27 @@ async def _connect(address: str, port: int, timeout: float) -> str:
             await asyncio.wait_for(asyncio.get_running_loop().sock_connect(connection, place), timeout)
         except ConnectionRefusedError:
             return REFUSED
-        except OSError:  # a timeout is one, too
+        except OSError:  # a timeout is an OSError too
             return SILENT
     return OPEN
 
 
 def _place(address: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]:
-    """The socket's family and address; asked for once more, for the scope of a link-local address."""
+    """Return the socket's family and address; getaddrinfo also resolves the scope of a link-local address."""
     answers = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     family, _, _, _, place = answers[0]
-    return family, place  # type: ignore[return-value]  # of an address that has a family, it is one of the two
+    return family, place  # type: ignore[return-value]  # one of the two for every IPv4 and IPv6 address
 
 
 def _text(place: tuple[object, ...]) -> str:
-    """An address as text, with its scope if it needs one."""
+    """Return an address as text, with its scope if it needs one."""
     address = str(place[0])
     scoped = len(place) == 4 and place[3] and "%" not in address
     return f"{address}%{socket.if_indextoname(int(str(place[3])))}" if scoped else address
 
 
 def _at_once() -> int:
-    """How many connections may be under way: each takes a file descriptor, of which there may be too few by default."""
+    """Return the number of simultaneous connections; raises the limit of file descriptors, which each of them takes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = AT_ONCE + SPARE_DESCRIPTORS
     most = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)

@@ -1,4 +1,4 @@
-"""A host audited from inside: invented hosts in a directory, with invented docker, ip, sshd and apt."""
+"""The audit from inside: hosts invented in a directory, with invented answers of docker, ip, sshd and apt."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ansible_collections.hostwright.django.plugins.module_utils.audit import ins
 from ansible_collections.hostwright.django.plugins.module_utils.audit.inside import (
     AuditedHost,
     Container,
-    Look,
+    Inspection,
     Program,
     check_containers,
     check_ssh,
     container_of,
+    find_open_ports,
     gives_engine,
-    hold,
-    look,
+    inspect,
     parse_addresses,
     parse_bridges,
     parse_containers,
     parse_upgrades,
     unit_of,
 )
-from ansible_collections.hostwright.django.plugins.module_utils.audit.judge import FAIL, WARN, Finding, Open, Port
+from ansible_collections.hostwright.django.plugins.module_utils.audit.judge import FAIL, WARN, Finding, OpenPort, Port
 from ansible_collections.hostwright.django.plugins.module_utils.host.preflight import Listener, Process
 from ansible_collections.hostwright.django.plugins.module_utils.host.process import NOT_FOUND, Answer
 
@@ -87,7 +87,7 @@ Conf openssl (3.5.1-1+deb13u1 Debian-Security:13/stable-security [amd64])
 
 
 class Invented(AuditedHost):
-    """A host in a directory where everything is right, with answers to the commands that are asked of it."""
+    """A host without faults in a directory, with answers to the commands that the audit runs."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, self._run)
@@ -117,7 +117,7 @@ class Invented(AuditedHost):
         return file
 
     def runs(self, *containers: dict[str, Any]) -> None:
-        """Have these containers run."""
+        """Set the running containers."""
         self.answers["docker ps"] = Answer(0, "\n".join(one["Id"] for one in containers))
         self.answers["docker container"] = Answer(0, json.dumps(containers))
 
@@ -138,89 +138,89 @@ class Invented(AuditedHost):
 
 @pytest.fixture
 def host(tmp_path: Path) -> Invented:
-    """A host where everything is right."""
+    """A host without faults."""
     return Invented(tmp_path)
 
 
 @pytest.fixture(autouse=True)
 def owner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests owns what is secret."""
+    """Let the user who runs the tests own the secrets."""
     monkeypatch.setattr(inside, "OWNERS", (os.getuid(),))
 
 
-def looked(host: AuditedHost, *trusted: str) -> Look:
-    return look(host, "20.10", trusted)
+def inspected(host: AuditedHost, *trusted: str) -> Inspection:
+    return inspect(host, "20.10", trusted)
 
 
 def found(host: AuditedHost) -> list[tuple[str, str]]:
     """Severity, what and who of every finding."""
-    return [(finding.severity, f"{finding.what}: {finding.who}") for finding in looked(host).findings]
+    return [(finding.severity, f"{finding.what}: {finding.who}") for finding in inspected(host).findings]
 
 
-class TestLook:
-    def test_right_host_has_no_finding(self, host: Invented) -> None:
-        seen = looked(host)
+class TestInspection:
+    def test_host_without_faults_has_no_finding(self, host: Invented) -> None:
+        seen = inspected(host)
         assert seen.findings == ()
         assert (seen.addresses, seen.ssh_ports, seen.held) == (("203.0.113.5", "2001:db8::5"), (22,), ())
         assert seen.notes == {
             "containers": "0 running, 0 of them publish ports to others",
-            "engine": "Docker 26.1.5, at least 20.10 is wanted",
+            "engine": "Docker 26.1.5, at least 20.10 required",
             "secrets": "0 files and directories",
             "certificates": "none",
             "SQLite": "3.53.4 in polls-7",
             "SSH": "port 22, password login no, root login without-password",
             "security upgrades": "0 wait; package lists refreshed 1.0 days ago",
-            "firewall": "none is known",
+            "firewall": "none detected",
             "UDP (not tried from outside)": "none open to others",
         }
 
     def test_nothing_is_changed(self, host: Invented, tmp_path: Path) -> None:
         before = sorted(str(path) for path in tmp_path.rglob("*"))
-        looked(host)
+        inspected(host)
         assert sorted(str(path) for path in tmp_path.rglob("*")) == before
         readers = {"docker ps", "docker container", "nft list", "iptables -S", "systemctl show", "apt-get --simulate"}
         assert {" ".join(command[:2]) for command in host.asked} <= readers | set(host.answers)
 
-    def test_who_holds_which_port(self, host: Invented) -> None:
+    def test_each_open_port_names_its_container_or_program(self, host: Invented) -> None:
         host.runs(DOCKER)
         host.write("proc/net/tcp", TCP)
         host.write("proc/net/udp", UDP)
         host.write("proc/7/cgroup", "0::/system.slice/redis-server.service\n")
         host.processes = {"41": Process(7, "redis-server"), "43": Process(8, "dhclient")}
         close = "have it listen on 127.0.0.1, or 'systemctl disable --now redis-server.service'"
-        assert looked(host).held == (
-            Open(
+        assert inspected(host).held == (
+            OpenPort(
                 Port(5432),
                 (ANY, "::"),
                 "container db (postgres:17)",
                 True,
                 "publish it on 127.0.0.1:5432 instead of 0.0.0.0:5432, or not at all",
             ),
-            Open(
+            OpenPort(
                 Port(5353, "udp"),
                 (ANY,),
                 "container db (postgres:17)",
                 True,
                 "publish it on 127.0.0.1:5353 instead of 0.0.0.0:5353, or not at all",
             ),
-            Open(Port(6379), (ANY,), "redis-server (pid 7) of redis-server.service", False, close),
-            Open(Port(68, "udp"), (ANY,), "dhclient (pid 8)", False, "have it listen on 127.0.0.1, or stop it"),
+            OpenPort(Port(6379), (ANY,), "redis-server (pid 7) of redis-server.service", False, close),
+            OpenPort(Port(68, "udp"), (ANY,), "dhclient (pid 8)", False, "have it listen on 127.0.0.1, or stop it"),
         )
-        notes = looked(host).notes
+        notes = inspected(host).notes
         assert notes["containers"] == "1 running, 1 of them publish ports to others"
         assert notes["UDP (not tried from outside)"] == "68, 5353 open to others"
 
     @pytest.mark.parametrize(("address", "outer"), [("057100CB", True), ("010011AC", False)])
-    def test_only_an_address_of_the_engines_networks_hides_a_port(
+    def test_port_on_an_address_of_the_engines_networks_is_not_open(
         self, host: Invented, address: str, outer: bool
     ) -> None:
         host.write("proc/net/tcp", TCP.replace("00000000:18EB", f"{address}:18EB"))
-        assert [one.addresses for one in looked(host).held] == ([("203.0.113.5",)] if outer else [])
+        assert [one.addresses for one in inspected(host).held] == ([("203.0.113.5",)] if outer else [])
 
     def test_engine_that_does_not_answer(self, host: Invented) -> None:
         host.answers["docker info"] = Answer(1, "", "Cannot connect to the Docker daemon\n")
         host.answers["systemctl show"] = Answer(0, "LoadState=loaded\nActiveState=active\n")
-        seen = looked(host)
+        seen = inspected(host)
         assert [finding.severity for finding in seen.findings] == [FAIL]
         assert seen.notes["engine"] == "no Docker Engine answers"
 
@@ -229,46 +229,50 @@ class TestLook:
         assert found(host) == [(FAIL, "the Docker Engine is too old: 19.03.8; 20.10 or newer is needed: docker info")]
 
 
-class TestHold:
-    def test_proxy_of_a_published_port_is_its_container(self) -> None:
+class TestOpenPorts:
+    def test_proxy_of_a_published_port_is_reported_as_its_container(self) -> None:
         (container,) = parse_containers(json.dumps([DOCKER]))
         proxy = Listener(5432, ANY, "1")
-        held = hold([container], [("tcp", proxy)], {"1": Program(9, "docker-proxy")}, ())
+        held = find_open_ports([container], [("tcp", proxy)], {"1": Program(9, "docker-proxy")}, ())
         assert [one.who for one in held if one.port.number == 5432] == ["container db (postgres:17)"]
 
-    def test_proxy_that_no_container_has_is_named(self) -> None:
-        (held,) = hold([], [("tcp", Listener(5432, ANY, "1"))], {"1": Program(9, "docker-proxy")}, ())
+    def test_proxy_without_a_container_is_named(self) -> None:
+        (held,) = find_open_ports([], [("tcp", Listener(5432, ANY, "1"))], {"1": Program(9, "docker-proxy")}, ())
         assert held.who == "docker-proxy (pid 9)"
 
     def test_other_program_on_a_published_port_is_named_too(self) -> None:
         (container,) = parse_containers(json.dumps([DOCKER]))
-        held = hold([container], [("tcp", Listener(5432, "10.0.0.5", "1"))], {"1": Program(9, "postgres")}, ())
+        held = find_open_ports(
+            [container], [("tcp", Listener(5432, "10.0.0.5", "1"))], {"1": Program(9, "postgres")}, ()
+        )
         assert [one.who for one in held if one.port.number == 5432] == [
             "container db (postgres:17)",
             "postgres (pid 9)",
         ]
 
-    def test_address_by_ipv6_is_written_as_docker_takes_it(self) -> None:
+    def test_ipv6_address_is_written_in_brackets_as_for_docker(self) -> None:
         container = Container(ID, "db", "postgres:17", {Port(5432): ("::",)})
-        (held,) = hold([container], [], {}, ())
+        (held,) = find_open_ports([container], [], {}, ())
         assert held.close == "publish it on 127.0.0.1:5432 instead of [::]:5432, or not at all"
 
     def test_program_in_a_container_with_the_hosts_network(self) -> None:
         container = Container(ID, "monitor", "netdata:2", host_network=True)
-        (held,) = hold([container], [("tcp", Listener(19999, "::", "1"))], {"1": Program(9, "netdata", "", ID)}, ())
+        (held,) = find_open_ports(
+            [container], [("tcp", Listener(19999, "::", "1"))], {"1": Program(9, "netdata", "", ID)}, ()
+        )
         assert held.who == "netdata (pid 9) in container monitor (netdata:2)"
 
     @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.53", "::1", "::ffff:127.0.0.1", "172.17.0.1"])
-    def test_what_others_cannot_see_is_left_out(self, address: str) -> None:
-        assert hold([], [("tcp", Listener(5432, address, "1"))], {}, ["172.17.0.1"]) == ()
+    def test_port_that_other_machines_cannot_reach_is_left_out(self, address: str) -> None:
+        assert find_open_ports([], [("tcp", Listener(5432, address, "1"))], {}, ["172.17.0.1"]) == ()
 
     def test_socket_without_a_program(self) -> None:
-        (held,) = hold([], [("tcp", Listener(2049, "::", "0"))], {}, ())
-        assert held.who == "the kernel, or a program that cannot be seen"
+        (held,) = find_open_ports([], [("tcp", Listener(2049, "::", "0"))], {}, ())
+        assert held.who == "the kernel or an unknown program"
 
-    def test_same_program_on_both_families_is_one(self) -> None:
+    def test_same_program_on_ipv4_and_ipv6_is_one_open_port(self) -> None:
         sockets = [("tcp", Listener(6379, ANY, "1")), ("tcp", Listener(6379, "::", "2"))]
-        (held,) = hold([], sockets, dict.fromkeys(("1", "2"), Program(9, "redis")), ())
+        (held,) = find_open_ports([], sockets, dict.fromkeys(("1", "2"), Program(9, "redis")), ())
         assert held.addresses == (ANY, "::")
 
 
@@ -294,10 +298,10 @@ class TestParsing:
         assert gives_engine(source)
 
     @pytest.mark.parametrize("source", ["", "/srv", "/run/docker", "/run/hostwright", "/var/lib", "/var/runner"])
-    def test_mount_that_does_not(self, source: str) -> None:
+    def test_mount_that_does_not_give_the_engine(self, source: str) -> None:
         assert not gives_engine(source)
 
-    def test_addresses_of_the_engines_networks_are_not_tried(self) -> None:
+    def test_addresses_of_the_engines_networks_are_not_scanned(self) -> None:
         bridges = parse_bridges(json.dumps(NETWORKS))
         assert bridges == ("docker0", "br-bbbbbbbbbbbb")
         addresses = parse_addresses(json.dumps(INTERFACES), bridges)
@@ -305,12 +309,12 @@ class TestParsing:
         assert {"172.17.0.1", "172.18.0.1", "2001:db8::f00"} <= set(addresses)
 
     @pytest.mark.parametrize("text", ["", "not JSON", '{"message": "no"}'])
-    def test_answer_that_says_nothing(self, text: str) -> None:
+    def test_unusable_output_is_parsed_as_empty(self, text: str) -> None:
         assert parse_containers(text) == ()
         assert parse_bridges(text) == ()
         assert parse_addresses(text, ()) == {}
 
-    def test_security_upgrades_are_told_from_others(self) -> None:
+    def test_security_upgrades_are_distinguished_from_others(self) -> None:
         assert parse_upgrades(UPGRADES) == ["openssl", "linux-image-6.12-amd64", "curl"]
 
 
@@ -319,7 +323,7 @@ class TestContainers:
         one = {**DOCKER, **changes}
         return check_containers(parse_containers(json.dumps([one])), trusted)
 
-    def test_ordinary_one(self) -> None:
+    def test_ordinary_container(self) -> None:
         assert self.findings() == []
 
     def test_socket(self) -> None:
@@ -333,7 +337,7 @@ class TestContainers:
         (finding,) = self.findings(HostConfig={"CapAdd": ["NET_BIND_SERVICE", capability]})
         assert (finding.severity, capability in finding.who) == (FAIL, True)
 
-    def test_capability_of_its_own_matters_only(self) -> None:
+    def test_harmless_capability(self) -> None:
         assert self.findings(HostConfig={"CapAdd": ["NET_BIND_SERVICE"], "PidMode": ""}) == []
 
     def test_processes_of_the_host(self) -> None:
@@ -363,7 +367,7 @@ class TestSecrets:
             ("srv/hostwright/data/polls", 0o755),
         ],
     )
-    def test_open_one_is_named(self, host: Invented, path: str, mode: int) -> None:
+    def test_secret_that_others_may_read_is_named(self, host: Invented, path: str, mode: int) -> None:
         file = host.write(path, "secret", mode)
         for directory in file.parents:
             if directory != host.root and directory.is_relative_to(host.root):
@@ -374,19 +378,19 @@ class TestSecrets:
         file.chmod(mode & 0o700)
         assert found(host) == []
 
-    def test_directory_of_secrets_is_one(self, host: Invented) -> None:
+    def test_directory_of_secrets_is_checked_too(self, host: Invented) -> None:
         host.write("srv/hostwright/config/polls/secrets/secret_key", "secret")
         host.at("srv/hostwright/config/polls/secrets").chmod(0o701)
         ((_, text),) = found(host)
         assert text.endswith("/srv/hostwright/config/polls/secrets has mode 0701")
 
-    def test_somebody_elses(self, host: Invented, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_secret_of_another_user(self, host: Invented, monkeypatch: pytest.MonkeyPatch) -> None:
         host.write("etc/hostwright/polls.json", "{}")
         monkeypatch.setattr(inside, "OWNERS", (os.getuid() + 1,))
         ((severity, text),) = found(host)
-        assert (severity, text.partition(":")[0]) == (FAIL, f"what is secret belongs to user {os.getuid()}")
+        assert (severity, text.partition(":")[0]) == (FAIL, f"a secret belongs to user {os.getuid()}")
 
-    def test_symlink_has_no_mode_of_its_own(self, host: Invented) -> None:
+    def test_mode_of_a_symlink_is_ignored(self, host: Invented) -> None:
         link = host.at("etc/hostwright/polls.json")
         link.parent.mkdir(parents=True)
         link.symlink_to("/nowhere")
@@ -400,22 +404,22 @@ class TestCertificates:
         host.answers["openssl x509"] = Answer(0, f"notAfter={end}\n")
         return found(host)
 
-    def test_ends(self, host: Invented) -> None:
+    def test_expiry(self, host: Invented) -> None:
         assert self.ends(host, 15) == []
-        assert looked(host).notes["certificates"] == "polls until 2026-12-03"
+        assert inspected(host).notes["certificates"] == "polls until 2026-12-03"
         ((severity, text),) = self.ends(host, 13.1)
-        assert (severity, text.partition(":")[0]) == (WARN, "a certificate ends in 13 days")
+        assert (severity, text.partition(":")[0]) == (WARN, "a certificate expires in 13 days")
         ((severity, text),) = self.ends(host, -0.1)
         assert severity == FAIL
         assert text == "a certificate has expired: /srv/hostwright/nginx/tls/polls/fullchain.pem, on 2026-11-18"
 
-    def test_unreadable_one(self, host: Invented) -> None:
+    def test_unreadable_certificate(self, host: Invented) -> None:
         host.write("srv/hostwright/nginx/tls/polls/fullchain.pem", "no PEM", 0o644)
         assert [severity for severity, _ in found(host)] == [WARN]
 
 
 class TestSqlite:
-    def test_affected_one(self, host: Invented) -> None:
+    def test_affected_version(self, host: Invented) -> None:
         said = "Traceback\nhostwright.errors.HostwrightError: SQLite 3.46.1 can corrupt a database in WAL mode\n"
         host.answers["docker exec"] = Answer(1, "", said)
         assert found(host) == [(FAIL, "SQLite 3.46.1 can corrupt a database in WAL mode: container polls-7")]
@@ -426,26 +430,26 @@ class TestSqlite:
         assert severity == WARN
         assert "polls-7 is not running" in text
         host.answers["docker exec"] = Answer(1)
-        assert found(host) == [(WARN, "the SQLite of the live release cannot be told: polls-7: no answer")]
+        assert found(host) == [(WARN, "the live release's SQLite version is unknown: polls-7: no answer")]
 
     def test_record_that_cannot_be_read(self, host: Invented) -> None:
         host.write("srv/hostwright/web/polls/run/current/release.json", "{")
-        assert looked(host).notes["SQLite"] == "no live release"
+        assert inspected(host).notes["SQLite"] == "no live release"
 
 
 class TestSsh:
     @pytest.mark.parametrize("keyword", ["passwordauthentication", "kbdinteractiveauthentication"])
     def test_password(self, host: Invented, keyword: str) -> None:
         host.answers["sshd -T"] = Answer(0, SSHD.replace(f"{keyword} no", f"{keyword} yes") + "port 2222\n")
-        seen = looked(host)
+        seen = inspected(host)
         assert [(finding.severity, finding.who) for finding in seen.findings] == [(WARN, f"sshd -T: {keyword} yes")]
-        assert seen.findings[0].what == "SSH lets in whoever knows a password"
+        assert seen.findings[0].what == "SSH accepts passwords"
         assert seen.notes["SSH"] == "port 22, 2222, password login yes, root login without-password"
         assert seen.ssh_ports == (22, 2222)
 
     def test_root_with_a_password(self) -> None:
         ((finding,), _) = check_ssh({"passwordauthentication": ["yes"], "permitrootlogin": ["yes"]})
-        assert finding.what.endswith("root too")
+        assert finding.what == "SSH accepts passwords, for root too"
 
     def test_no_server(self) -> None:
         assert check_ssh({}) == ([], "no OpenSSH server")
@@ -456,9 +460,9 @@ class TestUpgrades:
         host.answers["apt-get --simulate"] = Answer(0, UPGRADES)
         assert found(host) == [(WARN, "3 security upgrades wait: openssl, linux-image-6.12-amd64, curl")]
 
-    def test_old_lists_tell_nothing(self, host: Invented) -> None:
+    def test_old_package_lists_are_a_warning(self, host: Invented) -> None:
         host.write("var/lib/apt/lists/partial", "", age=9 * DAY)
-        what = "whether security upgrades wait cannot be told: the package lists were refreshed 9.0 days ago"
+        what = "it is unknown whether security upgrades wait: the package lists were refreshed 9.0 days ago"
         assert found(host) == [(WARN, what)]
         host.write("var/lib/apt/lists/partial", "")
         host.at("var/lib/apt/lists/mirror.example_debian_dists_trixie_InRelease").unlink()
@@ -481,7 +485,7 @@ class TestFirewall:
             ({"nft list": "table inet hostwright\n"}, "yes", "Hostwright's own"),
             ({"nft list": "table ip nat\n"}, "yes", "ufw"),
             ({"systemctl is-active": "active\n"}, "no", "firewalld"),
-            ({"iptables -S": "-P INPUT DROP\n"}, "no", "rules of the host's own"),
+            ({"iptables -S": "-P INPUT DROP\n"}, "no", "other rules"),
             ({"iptables -S": "-P INPUT ACCEPT\n"}, "no", ""),
         ],
     )
@@ -489,4 +493,4 @@ class TestFirewall:
         host.answers |= {command: Answer(0, text) for command, text in answers.items()}
         host.write("etc/ufw/ufw.conf", f"# ENABLED=yes\nENABLED={ufw}\n")
         assert host.firewall().partition(" (")[0] == name
-        assert looked(host).notes["firewall"].partition(" (")[0] == (name or "none is known")
+        assert inspected(host).notes["firewall"].partition(" (")[0] == (name or "none detected")

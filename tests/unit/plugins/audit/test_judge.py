@@ -1,4 +1,4 @@
-"""Ports judged by what was seen of them from both sides, and the page that a reader gets."""
+"""Ports judged by the inspection from inside and the scan from outside, and the report of an audit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.audit.judge impo
     FAIL,
     WARN,
     Finding,
-    Open,
+    OpenPort,
     Port,
     counted,
     judge_ports,
@@ -23,9 +23,9 @@ from ansible_collections.hostwright.django.plugins.module_utils.audit.outside im
 V4, V6 = "203.0.113.5", "2001:db8::5"
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 (seen, not bound)
 DECLARED = [Port(22), Port(80)]
-NGINX = Open(Port(80), EVERYWHERE, "container hostwright-nginx (hostwright-nginx:13-1)", True, "")
-DATABASE = Open(Port(5432), EVERYWHERE, "container db (postgres:17)", True, "publish it on 127.0.0.1:5432")
-REDIS = Open(Port(6379), ("0.0.0.0",), "redis-server (pid 7) of redis.service", False, "stop it")  # noqa: S104
+NGINX = OpenPort(Port(80), EVERYWHERE, "container hostwright-nginx (hostwright-nginx:13-1)", True, "")
+DATABASE = OpenPort(Port(5432), EVERYWHERE, "container db (postgres:17)", True, "publish it on 127.0.0.1:5432")
+REDIS = OpenPort(Port(6379), ("0.0.0.0",), "redis-server (pid 7) of redis.service", False, "stop it")  # noqa: S104
 
 
 def outcome(*ports: int, address: str = V4) -> Outcome:
@@ -33,7 +33,7 @@ def outcome(*ports: int, address: str = V4) -> Outcome:
     return Outcome(address, ports, 1000, 1000 + len(ports))
 
 
-def judge(held: Sequence[Open], *outcomes: Outcome) -> list[Finding]:
+def judge(held: Sequence[OpenPort], *outcomes: Outcome) -> list[Finding]:
     return judge_ports(held, outcomes, DECLARED)
 
 
@@ -49,7 +49,7 @@ class TestPorts:
         assert finding.do.startswith("publish it on 127.0.0.1:5432; or name 5432 in audit_ports")
         assert "INPUT) does not close it" in finding.do
 
-    def test_published_port_behind_a_firewall_is_a_failure_still(self) -> None:
+    def test_published_port_behind_a_firewall_is_a_failure_too(self) -> None:
         (finding,) = judge([NGINX, DATABASE], outcome(22, 80))
         assert finding.severity == FAIL
         assert finding.what == "TCP port 5432 is published, and is not declared"
@@ -64,33 +64,33 @@ class TestPorts:
         (finding,) = judge([REDIS], outcome(22))
         assert (finding.severity, finding.what.partition(",")[0]) == (
             WARN,
-            "TCP port 6379 is kept closed by nothing but a firewall",
+            "TCP port 6379 is closed by a firewall only",
         )
 
-    def test_port_that_nobody_holds_is_a_failure(self) -> None:
+    def test_port_that_nothing_on_the_host_uses_is_a_failure(self) -> None:
         (finding,) = judge([], outcome(22, 4444))
         assert finding.severity == FAIL
-        assert finding.who == f"nobody on the host is seen to hold it; seen on {V4}"
+        assert finding.who == f"no program or container on the host was found to use it; seen on {V4}"
 
-    def test_two_holders_of_one_port_are_both_named(self) -> None:
-        other = Open(Port(5432), ("10.0.0.5",), "postgres (pid 8)", False, "stop it")
+    def test_both_users_of_one_port_are_named(self) -> None:
+        other = OpenPort(Port(5432), ("10.0.0.5",), "postgres (pid 8)", False, "stop it")
         assert [finding.who.partition(";")[0] for finding in judge([DATABASE, other], outcome(22, 5432))] == [
             "container db (postgres:17)",
             "postgres (pid 8)",
         ]
 
-    def test_udp_is_judged_where_a_container_publishes_it(self) -> None:
-        program = Open(Port(68, "udp"), ("0.0.0.0",), "systemd-network (pid 9)", False, "stop it")  # noqa: S104
-        published = Open(Port(53, "udp"), EVERYWHERE, "container dns (dns:1)", True, "publish it elsewhere")
+    def test_udp_is_judged_if_a_container_publishes_it(self) -> None:
+        program = OpenPort(Port(68, "udp"), ("0.0.0.0",), "systemd-network (pid 9)", False, "stop it")  # noqa: S104
+        published = OpenPort(Port(53, "udp"), EVERYWHERE, "container dns (dns:1)", True, "publish it elsewhere")
         (finding,) = judge([program, published], outcome(22))
         assert finding.what == "UDP port 53 is published, and is not declared"
-        assert finding.who == "container dns (dns:1) on 0.0.0.0, ::; UDP was not tried"
+        assert finding.who == "container dns (dns:1) on 0.0.0.0, ::; UDP was not scanned"
         assert "name 53/udp in audit_ports" in finding.do
         assert judge_ports([published], [outcome(22)], [Port(22), Port(53, "udp")]) == []
 
 
-class TestTheLookFromOutside:
-    def test_one_address_that_answers_will_do(self) -> None:
+class TestOutsideScan:
+    def test_one_address_that_answers_is_enough(self) -> None:
         assert judge([], outcome(22), Outcome("10.0.0.5", tried=1000)) == []
         assert judge([], Outcome(V4, refused=3, tried=1000)) == []
 
@@ -102,16 +102,16 @@ class TestTheLookFromOutside:
             ([], "the host has no address"),
         ],
     )
-    def test_audit_that_could_not_look_fails(self, outcomes: list[Outcome], why: str) -> None:
+    def test_audit_without_a_scan_from_outside_fails(self, outcomes: list[Outcome], why: str) -> None:
         (finding,) = judge([], *outcomes)
         assert (finding.severity, finding.what, finding.who) == (FAIL, "nobody looked from outside", why)
 
-    def test_something_on_the_way_that_accepts_everything_is_one_finding(self) -> None:
+    def test_proxy_that_accepts_every_connection_is_one_finding(self) -> None:
         (finding,) = judge([NGINX], Outcome(V4, tuple(range(1, 1133)), 0, 1132))
-        assert (finding.severity, finding.what) == (FAIL, "what answers from outside cannot be told")
+        assert (finding.severity, finding.what) == (FAIL, "the open ports of an address cannot be determined")
         assert "1132 of 1132 ports" in finding.who
 
-    def test_lines_tell_what_answered_and_what_not(self) -> None:
+    def test_lines_show_which_ports_answered(self) -> None:
         everything = Outcome(V4, tuple(range(1, 1133)), 0, 1132)
         lines = seen_from_outside(
             [outcome(22, 80), outcome(), everything, Outcome(V6, tried=9), Outcome("w", skipped="no name")]
@@ -135,7 +135,7 @@ class TestPort:
 
     @pytest.mark.parametrize("text", ["", "0", "65536", "http", "53/sctp", "-1", "80-90"])
     def test_refused(self, text: str) -> None:
-        with pytest.raises(ValueError, match="is no port"):
+        with pytest.raises(ValueError, match="is not a port"):
             Port.read(text)
 
 
@@ -187,12 +187,12 @@ class TestFilter:
     }
     outcomes = [{"address": V4, "open": [22, 5432], "refused": 5, "tried": 7, "skipped": ""}]  # noqa: RUF012
 
-    def test_both_sides_meet(self) -> None:
+    def test_findings_of_both_sides_are_joined(self) -> None:
         report = audit_report(self.inside, self.outcomes, [22, "80"], "web1")
         assert (report["failures"], report["warnings"], report["counted"]) == (1, 1, "1 failure, 1 warning")
         assert "container db (x); seen on" in " ".join(report["page"].split())
         assert audit_report(self.inside, self.outcomes, ["22", "5432"], "web1")["failures"] == 0
 
     def test_wrong_port_is_refused(self) -> None:
-        with pytest.raises(AnsibleFilterError, match="audit_ports: 'http' is no port"):
+        with pytest.raises(AnsibleFilterError, match="audit_ports: 'http' is not a port"):
             audit_report(self.inside, self.outcomes, ["http"], "web1")

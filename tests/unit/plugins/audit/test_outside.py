@@ -1,4 +1,4 @@
-"""Ports looked at from outside: real sockets of this machine, IPv4 and IPv6."""
+"""The port scan from outside, on real sockets of this machine, IPv4 and IPv6."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 
 
 @PLACES
-def test_open_and_refused_ports_are_told_apart(address: str) -> None:
+def test_open_and_refused_ports_are_distinguished(address: str) -> None:
     with listener(address) as one, listener(address) as other:
         with listener(address) as gone:
             pass
@@ -49,13 +49,13 @@ def test_open_and_refused_ports_are_told_apart(address: str) -> None:
     assert outcome.reached
 
 
-def test_silent_port_costs_its_time_and_no_more(silent: set[int]) -> None:
+def test_silent_port_takes_the_timeout_only(silent: set[int]) -> None:
     with listener("127.0.0.1") as port:
         silent |= {1, 2}
         assert outside.scan(["127.0.0.1"], [1, 2, port], (), 0.2) == [Outcome("127.0.0.1", (port,), 0, 3)]
 
 
-def test_further_ports_are_tried_where_anything_came_back(silent: set[int]) -> None:
+def test_further_ports_are_tried_only_where_a_port_answered(silent: set[int]) -> None:
     with listener("127.0.0.1") as first, listener("127.0.0.1") as second:
         assert outside.scan(["127.0.0.1"], [first], [first, second], 5)[0].open == tuple(sorted((first, second)))
         silent.add(first)
@@ -72,7 +72,7 @@ def test_more_ports_than_connections_at_a_time(monkeypatch: pytest.MonkeyPatch) 
     assert len(outcome.open) + outcome.refused == outcome.tried == 40
 
 
-def test_addresses_are_tried_at_the_same_time(silent: set[int]) -> None:
+def test_addresses_are_scanned_at_the_same_time(silent: set[int]) -> None:
     silent.add(1)
     with listener("127.0.0.1") as port:
         began = time.monotonic()
@@ -116,7 +116,7 @@ def test_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     addresses, unknown = resolve(["www.example.org", "203.0.113.5", "alias"])
     assert addresses == ["2001:db8::5", "203.0.113.5"]
-    assert unknown == [Outcome("alias", skipped="no address is known for it here (Name or service not known)")]
+    assert unknown == [Outcome("alias", skipped="this name has no address here (Name or service not known)")]
 
 
 def test_link_local_address_keeps_its_interface() -> None:
