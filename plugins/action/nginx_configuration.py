@@ -1,4 +1,4 @@
-"""Judge what Nginx is to serve and render its configuration (action side of ``nginx_configuration``)."""
+"""Check Nginx's settings and render its configuration (action part of ``nginx_configuration``)."""
 
 from __future__ import annotations
 
@@ -43,29 +43,29 @@ REQUIRED_IF = [
     ("state", "checked", ["http_port", "https_port", "addresses", "tmp", "tls_hsts", "login_rate"]),
     ("state", "present", ["directory", "image", "container"]),
 ]
-SHARED = ("nginx.conf", "scripts/hold.js", "pages/unavailable.html")  # files that are no site's
-Render = Callable[..., str]  # a template's text: by its name, with more variables than the role's by theirs
+SHARED = ("nginx.conf", "scripts/hold.js", "pages/unavailable.html")  # files for all sites
+Render = Callable[..., str]  # renders a template, given by name, with additional variables as keyword arguments
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
-    """Runs on the control node, where the templates and certificates are, and hands the texts to the host."""
+    """Runs on the control node, where templates and certificates are, and passes the rendered texts to the module."""
 
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return what the module of this name changed on the host; with ``state: checked`` no host is asked.
+        """Check the settings; with ``state: present``, run the module on the host and return its result.
 
         Raises:
-            AnsibleActionFail: something cannot work; the message names all of it, and shows no key.
+            AnsibleActionFail: settings are wrong; the message names all faults, and never shows a key.
         """
         super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(SPEC, required_if=REQUIRED_IF)
-        verdicts = _judged(options)
+        verdicts = _check(options)
         if options["state"] == "checked":
             warnings = [f"The certificate of {site}: {text}." for site in verdicts for text in verdicts[site].warnings]
             return {"changed": False, "warnings": warnings}
         sites, by_ca = options["sites"], options["tls"] == "acme"
-        asked = {
+        acme = {
             site["name"]: {"names": site["domains"], **{key: options["acme"][key] for key in ACME}}
             for site in (sites if by_ca else [])
         }
@@ -76,14 +76,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "files": files_of(self._render, sites, encrypted=options["tls"] != "off"),
                 "plain": site_files(self._render, sites, encrypted=False) if by_ca else {},
                 "certificates": [_pair(site, verdicts[site["name"]]) for site in sites if site["name"] in verdicts],
-                "acme": asked,
+                "acme": acme,
             },
             task_vars=task_vars,
         )
-        return {**result, "acme": asked}
+        return {**result, "acme": acme}
 
     def _render(self, template: str, **variables: Any) -> str:
-        """Render a template of the role as a task of the role would."""
+        """Render a template like a task of the role."""
         text: str = self._templar.evaluate_expression(
             trust_as_template("lookup('ansible.builtin.template', template, template_vars=variables)"),
             local_variables={"template": template, "variables": variables},
@@ -92,23 +92,23 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
 
 
 def files_of(render: Render, sites: Sequence[Mapping[str, Any]], *, encrypted: bool) -> dict[str, str]:
-    """Texts of all files of the configuration, by their paths in its directory."""
+    """Return the texts of all files of the configuration, by their paths in its directory."""
     return {name: render(f"{name}.j2") for name in SHARED} | site_files(render, sites, encrypted=encrypted)
 
 
 def site_files(render: Render, sites: Sequence[Mapping[str, Any]], *, encrypted: bool) -> dict[str, str]:
-    """Texts of the sites' files, by their paths; ``encrypted`` sites have a certificate, the others are plain HTTP."""
+    """Return the texts of the sites' files, by path; ``encrypted``: for HTTPS with a certificate, else plain HTTP."""
     return {
         f"sites/{site['name']}.conf": render("sites/site.conf.j2", __nginx_site=site, __nginx_encrypted=encrypted)
         for site in sites
     }
 
 
-def _judged(options: Mapping[str, Any]) -> Mapping[str, Verdict]:
-    """Judge all that was given; return the verdicts on certificates by site.
+def _check(options: Mapping[str, Any]) -> Mapping[str, Verdict]:
+    """Check all options; return the verdicts on certificates by site.
 
     Raises:
-        AnsibleActionFail: something cannot work.
+        AnsibleActionFail: options are wrong.
     """
     sites = options["sites"]
     verdicts: dict[str, Verdict] = {}
@@ -125,7 +125,7 @@ def _judged(options: Mapping[str, Any]) -> Mapping[str, Verdict]:
 
 
 def _pair(site: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
-    """A site's certificate as the host keeps it."""
+    """Return a site's certificate in the form that the module expects."""
     return {
         "site": site["name"],
         "names": site["domains"],

@@ -1,4 +1,4 @@
-"""Have the first certificates obtained, and all of them renewed by cron."""
+"""Obtain the first certificates, and schedule renewals by cron."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ansible_collections.hostwright.django.plugins.module_utils.nginx.acme impor
 
 DOCUMENTATION = r"""
 module: acme_certificates
-short_description: Have the first certificates obtained, and all of them renewed by cron
+short_description: Obtain the first certificates, and schedule renewals by cron
 description:
-  - Writes cron's line for the command hostwright-certificates (M(hostwright.django.host_command)), then runs it for the
-    sites that have no certificate from their CA for their names yet. One round trip, whether there is something to do
-    or not.
-  - What is asked of the CA is in each site's settings, which M(hostwright.django.nginx_configuration) has written.
+  - Writes the cron file for the command hostwright-certificates (M(hostwright.django.host_command)), then runs the
+    command for the sites without a certificate from their CA for their names. It takes one round trip, whether there is
+    something to do or not.
+  - The command reads each site's settings, which M(hostwright.django.nginx_configuration) has written.
 options:
   cron:
-    description: Text of the file for cron.
+    description: Text of the cron file.
     type: str
     required: true
   directory:
@@ -29,12 +29,12 @@ options:
     type: path
     required: true
   acme:
-    description: Settings of the sites by their names.
+    description: Settings for the CA by site, as M(hostwright.django.nginx_configuration) returns them.
     type: dict
     required: true
 attributes:
   check_mode:
-    description: Says for which sites a certificate would be obtained; asks no CA.
+    description: Reports the sites for which a certificate would be obtained, without contacting a CA.
     support: full
 author: Hostwright contributors
 """
@@ -54,7 +54,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 obtained:
-  description: Names of the sites that have got a certificate.
+  description: Names of the sites for which a certificate was obtained.
   type: list
   elements: str
   returned: success
@@ -78,7 +78,7 @@ def main() -> None:
     given: dict[str, Any] = module.params
     store = Store(Path(given["directory"]) / "tls")
     if not PROGRAM.exists() and not module.check_mode:
-        module.fail_json(msg=f"there is no {PROGRAM} on this host: run the role hostwright.django.host before this one")
+        module.fail_json(msg=f"{PROGRAM} is missing on this host: run the role hostwright.django.host before this one")
     try:
         scheduled = is_as_wanted(CRON, given["cron"], 0o644)
         sites = [site for site, settings in given["acme"].items() if pending(store, site, settings)]
@@ -90,7 +90,7 @@ def main() -> None:
     if sites and not module.check_mode:
         done = run([str(PROGRAM), *sites], TIME_LIMIT)
         if not done.ok:
-            module.fail_json(msg=f"{done.said}\nPut it right and deploy again, or run {PROGRAM} on the host.")
+            module.fail_json(msg=f"{done.said}\nCorrect this, then deploy again or run {PROGRAM} on the host.")
     module.exit_json(changed=bool(sites) or not scheduled, obtained=sites, diff={"before": "", "after": shown})
 
 

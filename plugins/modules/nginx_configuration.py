@@ -1,4 +1,4 @@
-"""Put Nginx's configuration into its volume."""
+"""Write Nginx's configuration to its volume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.nginx.configurat
     ConfigurationRefusedError,
     change_of,
     check,
-    read,
+    reload,
     sites_of,
     unread,
     write,
@@ -27,23 +27,23 @@ from ansible_collections.hostwright.django.plugins.module_utils.nginx.tls_change
 
 DOCUMENTATION = r"""
 module: nginx_configuration
-short_description: Judge what Nginx is to serve, and put its configuration into its volume
+short_description: Check Nginx's settings, and write its configuration to its volume
 description:
-  - On the control node, judges all that is said about the sites and their certificates, and says everything that cannot
-    work in one message. With O(state=checked) that is all, and no host is asked.
-  - Then renders the templates of the role that calls it (C(nginx.conf.j2), C(scripts/hold.js.j2),
+  - On the control node, checks the settings of the sites and their certificates, and reports all faults in one message.
+    With O(state=checked) it stops there and does not contact the host.
+  - Then renders the templates of the calling role (C(nginx.conf.j2), C(scripts/hold.js.j2),
     C(pages/unavailable.html.j2), and C(sites/site.conf.j2) for each site) with the role's variables. C(__nginx_site) is
-    the site, C(__nginx_encrypted) says whether it has a certificate.
-  - On the host, compares these files with those in the directory that the volume is bound to. If they differ, has
-    C(nginx -t) of the image that runs them judge the whole, and only then replaces them and tells the running Nginx.
-  - Files that the templates do not make go, but for those of other sites.
-  - Certificates take part in that. A site's pair of certificate and key is replaced by one rename. A given certificate
+    the site, C(__nginx_encrypted) whether it has a certificate.
+  - On the host, compares these files with those in the directory that the volume is bound to. If they differ, checks
+    the new configuration with C(nginx -t) of the image that will run it, then replaces the files and reloads Nginx.
+  - Removes files without a template, except those of other sites.
+  - Certificates are part of the change. One rename replaces a site's pair of certificate and key. A given certificate
     must match its key, be the first of a chain in which each is signed by the next, cover the site's host names, and be
     valid now. With O(state=checked) there is a warning in its last fourteen days.
   - A refused configuration changes nothing; the message shows the line.
 options:
   state:
-    description: V(checked) judges and changes nothing. V(present) judges sites and certificates, and changes the host.
+    description: V(checked) only checks all settings. V(present) checks sites and certificates, and changes the host.
     type: str
     choices: [checked, present]
     required: true
@@ -58,7 +58,7 @@ options:
         type: str
         required: true
       domains:
-        description: Host names that the site answers to, and that its certificate has to cover.
+        description: Host names of the site, which its certificate must cover.
         type: list
         elements: str
         required: true
@@ -67,15 +67,15 @@ options:
         type: str
         default: /static/
       media_url:
-        description: Path of uploaded files, with a slash at both ends. Empty serves none.
+        description: Path of uploaded files, with a slash at both ends. If empty, they are not served.
         type: str
         default: ''
       timeout:
-        description: Seconds the site has to answer.
+        description: Seconds within which the site must answer.
         type: int
         default: 60
       certificate:
-        description: Certificate for O(tls=files), the full chain in PEM, the site's own first.
+        description: Certificate for O(tls=files), the full chain in PEM, the site's own certificate first.
         type: str
         default: ''
       certificate_key:
@@ -83,7 +83,7 @@ options:
         type: str
         default: ''
       login_path:
-        description: Path that passwords are sent to, which O(login_rate) is for; decoded, and without a query.
+        description: Path that login forms are sent to, to which O(login_rate) applies; decoded, without a query.
         type: str
         default: ''
       extra:
@@ -91,8 +91,8 @@ options:
         type: str
         default: ''
   tls:
-    description: Where certificates come from. With V(off) the sites are served by plain HTTP, and certificates that are
-      on the host go; with V(files) they are given in O(sites); with V(acme) M(hostwright.django.acme_certificates) gets
+    description: Source of certificates. With V(off) the sites are served by plain HTTP, and certificates on the host
+      are removed; with V(files) they are given in O(sites); with V(acme) M(hostwright.django.acme_certificates) obtains
       them from a CA, and until then a site is served by plain HTTP.
     type: str
     choices: ['off', files, acme]
@@ -107,11 +107,11 @@ options:
         type: str
         required: true
       email:
-        description: Address that it writes to. Empty gives none.
+        description: E-mail address for the CA's notices. If empty, the CA gets none.
         type: str
         required: true
       ca:
-        description: Root certificate (PEM) by which the host knows the CA. Empty trusts those that the host knows.
+        description: Root certificate (PEM) to verify the CA's directory. If empty, the host's trusted CAs are used.
         type: str
         required: true
   http_port:
@@ -126,31 +126,30 @@ options:
     type: list
     elements: str
   tmp:
-    description: Size of /tmp of the container, as Docker writes sizes. Required with O(state=checked).
+    description: Size of /tmp of the container, in Docker's notation. Required with O(state=checked).
     type: str
   tls_hsts:
-    description: Seconds for which browsers remember that the sites are to be asked by HTTPS only. Required with
-      O(state=checked).
+    description: Seconds for which browsers use HTTPS only (HSTS). Required with O(state=checked).
     type: int
   login_rate:
-    description: How often one address may try to log in, for example V(10r/m). Empty sets no limit.
+    description: Rate of login attempts from one address, for example V(10r/m). If empty, there is no limit.
       Required with O(state=checked).
     type: str
   directory:
     description: Directory on the host that the volume is bound to. Required with O(state=present).
     type: path
   image:
-    description: Image of the Nginx that runs the configuration. Required with O(state=present).
+    description: Image of Nginx. Required with O(state=present).
     type: str
   container:
-    description: Container to tell about a change, if it runs. Required with O(state=present).
+    description: Container of Nginx, which is reloaded after a change if it runs. Required with O(state=present).
     type: str
 attributes:
   check_mode:
-    description: Says what would change. The check by C(nginx -t) is left out while the image is not on the host.
+    description: Reports the changes without making them. Skips C(nginx -t) while the image is not on the host.
     support: full
   diff_mode:
-    description: Shows the files that change, of keys their SHA-256 only.
+    description: Shows the files that change, and the SHA-256 of keys.
     support: full
 author: Hostwright contributors
 """
@@ -179,21 +178,21 @@ files:
   elements: str
   returned: success with O(state=present)
 missing:
-  description: Packages that certificates from a CA need and the host lacks.
+  description: Packages that certificates from a CA need and that the host lacks.
   type: list
   elements: str
   returned: success with O(state=present)
 acme:
-  description: What is asked of the CA for each site, by its name, as M(hostwright.django.acme_certificates) takes it.
+  description: Settings for the CA by site, for O(hostwright.django.acme_certificates#module:acme).
   type: dict
   returned: success with O(state=present)
 """
 
-ACME_PACKAGES = {"certbot": "certbot", "cron": "cron", "openssl": "openssl"}  # each by its program
+ACME_PACKAGES = {"certbot": "certbot", "cron": "cron", "openssl": "openssl"}  # package by program
 
 
 def difference(change: Change) -> list[dict[str, str]]:
-    """The change as Ansible shows it, a part for each file."""
+    """Return the change as a diff for Ansible, with a part for each file."""
     return [
         {
             "before_header": name,
@@ -212,11 +211,11 @@ def _program(name: str) -> str | None:
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
-        # What the action plugin hands over: texts by path, and what has been judged.
+        # Passed by the action plugin: texts by path, and checked certificates.
         argument_spec={
             "directory": {"type": "path", "required": True},
             "files": {"type": "dict", "required": True},
-            "plain": {"type": "dict", "required": True},  # in place of those in files, for sites without a certificate
+            "plain": {"type": "dict", "required": True},  # replace those in files for sites without a certificate
             "certificates": {
                 "type": "list",
                 "elements": "dict",
@@ -235,7 +234,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    os.umask(0o022)  # Nginx, which is not root, reads what is made here
+    os.umask(0o022)  # Nginx, which does not run as root, reads these files
     parameters: dict[str, Any] = module.params
     directory, acme = Path(parameters["directory"]), parameters["acme"]
     engine = Engine()
@@ -244,8 +243,8 @@ def main() -> None:
         sites = sites_of(parameters["files"])
         certificates = Certificates.of(Store(directory / "tls"), sites, parameters["certificates"], acme)
         files = certificates.files(parameters["files"], parameters["plain"])
-        asked = {f"{ACME}/{site}.json": json.dumps(acme[site], indent=1) + "\n" for site in acme}
-        change = change_of(directory, files | asked, [f"{ACME}/{site}.json" for site in sites if site not in acme])
+        settings = {f"{ACME}/{site}.json": json.dumps(acme[site], indent=1) + "\n" for site in acme}
+        change = change_of(directory, files | settings, [f"{ACME}/{site}.json" for site in sites if site not in acme])
         if not change and not certificates and not unread(directory):
             module.exit_json(changed=False, files=[], missing=missing)
         if not module.check_mode:
@@ -254,7 +253,7 @@ def main() -> None:
             check(engine, parameters["image"], directory, files, certificates.new)
         elif not module.check_mode:
             module.fail_json(
-                msg=f"there is no image {parameters['image']} on the host to check the configuration: push it first"
+                msg=f"the image {parameters['image']}, needed to check the configuration, is missing: push it first"
             )
         shown = difference(change) + certificates.difference()
         if not module.check_mode:
@@ -262,11 +261,11 @@ def main() -> None:
                 (directory / "acme").mkdir(mode=0o700, exist_ok=True)
                 (directory / "acme-challenge").mkdir(exist_ok=True)
             write(directory, change, certificates)
-            read(engine, parameters["image"], parameters["container"], directory)
+            reload(engine, parameters["image"], parameters["container"], directory)
         changed = [part["after_header"] for part in shown]
         module.exit_json(changed=True, files=changed, missing=missing, diff=shown)
     except ConfigurationRefusedError as error:
-        module.fail_json(msg=f"Nginx refuses this configuration; the old one stays in place and serves on:\n{error}")
+        module.fail_json(msg=f"Nginx refuses this configuration; the old one stays in place and in use:\n{error}")
     except EngineError as error:
         module.fail_json(msg=str(error))
     except OSError as error:

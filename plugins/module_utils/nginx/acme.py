@@ -1,7 +1,7 @@
-"""Certificates of this host's sites: how Nginx reads them, and how certbot gets them through the running Nginx.
+"""Certificates of this host's sites: the store that Nginx reads, and certbot, which obtains them through Nginx.
 
-A new certificate stays in place, and Nginx is told to read it, only if nginx -t accepts it. Whatever fails, the
-certificate before stays; the reason is in tls/status.json. The host command has this module too (host/command.py).
+A new certificate is kept, and Nginx reloaded, only if nginx -t accepts it. After any failure the previous certificate
+stays; the reason is in tls/status.json. The host command contains this module too (host/command.py).
 """
 
 from __future__ import annotations
@@ -28,22 +28,23 @@ NGINX = (10002, 10001)
 """User and group of Nginx in its container."""
 CERTIFICATE, KEY = "fullchain.pem", "privkey.pem"
 UNREAD = ".unread"
-"""Lies in the configuration's directory while Nginx has yet to read what else lies there."""
+"""Marker file in the configuration's directory: Nginx has not read the directory since its last change."""
 CLOCK_TOLERANCE = 300.0
+"""Seconds by which this host's clock may be slow."""
 TIME_LIMIT = 600.0
 """Seconds that certbot may take for one site."""
 _HIDDEN = "AttributeError: can't set attribute"
-"""What the certbot of Debian 12 says instead of a CA's refusal, over which it fails."""
+"""Printed by the certbot of Debian 12 instead of a CA's error, because it crashes while it handles that error."""
 _REFUSED = "acme.messages.Error: "
-"""Begins the line of certbot's log that has a CA's refusal: type, what that means, and what the CA says."""
+"""Begins the line of certbot's log with a CA's error: its type, the meaning, and the CA's own text."""
 _NOISE = (
     "Saving debug log", "Ask for help", "Requesting a certificate", "Renewing an existing", "Account registered",
     "An unexpected error occurred:",
 )  # fmt: skip
 
 
-class CertificateProblem(Exception):  # noqa: N818 (it is told to a person)
-    """A certificate that was not obtained or not put in place; the message says why."""
+class CertificateProblem(Exception):  # noqa: N818 (a message for the user, not an error of the program)
+    """A certificate could not be obtained or put in place; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Store:
-    """The certificates that Nginx reads: ``SITE`` is a link to a directory that holds both files.
+    """The certificates that Nginx reads: ``SITE`` is a symlink to a directory with both files.
 
-    One rename of the link changes both, so that at no moment a key lies beside another one's certificate.
+    One rename of the symlink changes both, so that certificate and key always match.
     """
 
     directory: Path
@@ -68,12 +69,12 @@ class Store:
         return self.directory / ".pairs"
 
     def current(self, site: str) -> str | None:
-        """Where a site's link leads; None if it has no certificate."""
+        """Return the target of a site's symlink; None if the site has no certificate."""
         link = self.directory / site
         return str(link.readlink()) if link.is_symlink() else None
 
     def read(self, site: str) -> Pair | None:
-        """Return what lies there for a site; None if that is nothing, or not as Nginx and nobody else may read it."""
+        """Return a site's pair; None if it is missing, or if its key is not readable by Nginx alone."""
         place = self.directory / site
         try:
             mode = (place / KEY).stat()
@@ -84,10 +85,10 @@ class Store:
             return None
 
     def stage(self, site: str, pair: Pair) -> str:
-        """Write a pair, flushed to disk, beside the one in place; return what ``switch`` takes.
+        """Write a pair, flushed to disk, beside the current one; return the target to pass to ``switch``.
 
         Raises:
-            OSError: it cannot be written; what was is removed.
+            OSError: the pair cannot be written; files that were written are removed.
         """
         (self._pairs / site).mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(dir=self._pairs / site))
@@ -99,7 +100,7 @@ class Store:
         return str(place.relative_to(self.directory))
 
     def switch(self, site: str, to: str | None) -> None:
-        """Make a staged pair the site's, by one rename; None takes the site's away."""
+        """Make a staged pair the site's by one rename; None removes the site's symlink."""
         link = self.directory / site
         if to is None:
             link.unlink(missing_ok=True)
@@ -111,22 +112,22 @@ class Store:
         fsync(self.directory)
 
     def tidy(self, site: str) -> None:
-        """Remove the pairs of a site that its link does not name."""
+        """Remove the pairs of a site that its symlink does not point to."""
         current = self.current(site)
         for place in (self._pairs / site).glob("*"):
             if str(place.relative_to(self.directory)) != current:
                 shutil.rmtree(place)
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """What is known about every site's certificate."""
+        """Return the recorded facts about every site's certificate."""
         try:
             found: dict[str, dict[str, Any]] = json.loads((self.directory / "status.json").read_text())
         except (FileNotFoundError, ValueError):
             return {}
         return found
 
-    def note(self, site: str, facts: Mapping[str, Any] | None) -> None:
-        """Replace what is known about a site's certificate, flushed to disk; None forgets it."""
+    def record(self, site: str, facts: Mapping[str, Any] | None) -> None:
+        """Replace the facts about a site's certificate, flushed to disk; None removes them."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -138,7 +139,7 @@ class Store:
 
 
 def write_pair(place: Path, pair: Pair) -> None:
-    """Write both files into a directory, with the modes they must have, flushed to disk."""
+    """Write both files into a directory with the required modes, flushed to disk."""
     place.chmod(0o755)
     own = (os.geteuid(), os.getegid())
     write_durably(place / CERTIFICATE, pair.certificate, 0o644, *own)
@@ -157,10 +158,10 @@ Run = Callable[[Sequence[str], Mapping[str, str]], Answer]
 
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> Answer:
-    """Run a program, with more in its environment, and capture what it says.
+    """Run a program with additional environment variables and capture its output.
 
     Raises:
-        CertificateProblem: there is no such program, or it did not end in time.
+        CertificateProblem: the program is missing, or did not end in time.
     """
     try:
         return subprocess.run(
@@ -168,14 +169,14 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> Answer:
             capture_output=True, text=True, errors="replace", check=False, timeout=TIME_LIMIT,
         )  # fmt: skip
     except FileNotFoundError as error:
-        raise CertificateProblem(f"there is no program {command[0]} on this host: deploy again") from error
+        raise CertificateProblem(f"the program {command[0]} is missing on this host: deploy again") from error
     except subprocess.TimeoutExpired as error:
         raise CertificateProblem(f"{command[0]} did not end within {TIME_LIMIT:g} s") from error
 
 
 @dataclass(frozen=True)
 class Authority:
-    """Gets certificates of one host from their CA."""
+    """Obtains the certificates of one host from their CA."""
 
     root: Path = ROOT
     run: Run = run
@@ -183,38 +184,38 @@ class Authority:
 
     @property
     def store(self) -> Store:
-        """Where Nginx reads them."""
+        """The certificates that Nginx reads."""
         return Store(self.root / "tls")
 
     def sites(self) -> dict[str, dict[str, Any]]:
-        """The sites to see to, with names, directory, email and ca of each; the role nginx wrote them."""
+        """Return the sites with certificates from a CA, with names, directory, email and ca of each."""
         return {path.stem: json.loads(path.read_text()) for path in sorted(self.root.glob("acme/sites/*.json"))}
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait until no other run is under way; the kernel frees the lock with the process."""
+        """Take the lock that lets one run work at a time; the kernel releases it when the process ends."""
         with (self.root / "acme" / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def see_to(self, site: str, wanted: Mapping[str, Any], force: bool = False) -> None:
-        """Have a site's certificate renewed if it is due, or obtained, and put a new one in place.
+        """Obtain a site's certificate, or renew it if it is due, and put a new one in place.
 
         Raises:
-            CertificateProblem: that did not work; the certificate in place, if there is one, stays.
+            CertificateProblem: this failed; the current certificate, if any, stays.
         """
         known = self.store.status().get(site) or {}
         facts = {**known, "tried": _moment(self.clock())}
         try:
-            # Another CA's certificate that is not due would be kept.
+            # Without --force-renewal, certbot keeps the previous CA's certificate until it is due.
             moved = known.get("kind") == "acme" and known.get("directory") != wanted["directory"]
             self._certbot(site, wanted, force or moved)
             pair = self._obtained(site)
             expires = self._check_period(pair)
             if pair != self.store.read(site):
-                self._put(site, pair)
-            elif (self.root / UNREAD).exists():  # somebody was killed in between
-                self._have_read()
+                self._install(site, pair)
+            elif (self.root / UNREAD).exists():  # an earlier run was killed before the reload
+                self._reload()
             facts |= {
                 "kind": "acme", "names": wanted["names"], "directory": wanted["directory"],
                 "expires": _moment(expires), "error": "",
@@ -223,13 +224,13 @@ class Authority:
             stays = (
                 f"The certificate in place stays; it expires {known.get('expires')}."
                 if self.store.current(site)
-                else "There is none yet: the site is served by plain HTTP."
+                else "The site has no certificate yet and is served by plain HTTP."
             )
             facts["error"] = f"No new certificate from {wanted['directory']}: {error}"
-            with contextlib.suppress(OSError):  # a full disk; that is told already
-                self.store.note(site, facts)
+            with contextlib.suppress(OSError):  # a full disk, which the error below reports already
+                self.store.record(site, facts)
             raise CertificateProblem(f"{facts['error']}\n{stays}") from error
-        self.store.note(site, facts)
+        self.store.record(site, facts)
 
     def _certbot(self, site: str, wanted: Mapping[str, Any], force: bool) -> None:
         acme = self.root / "acme"
@@ -260,12 +261,12 @@ class Authority:
             ]
             refusal = self._refusal(acme / "logs" / "letsencrypt.log") if _HIDDEN in said else ""
             if refusal:
-                said.append(f"The CA said: {refusal}")
+                said.append(f"The CA answered: {refusal}")
             raise CertificateProblem("\n".join(said[-12:]) or f"certbot ended with exit status {done.returncode}")
 
     @staticmethod
     def _refusal(log: Path) -> str:
-        """What the CA refused with, by the log of certbot's last run."""
+        """Return the CA's error from the log of certbot's last run; empty if there is none."""
         try:
             lines = log.read_text(errors="replace").splitlines()
         except OSError:
@@ -277,7 +278,11 @@ class Authority:
         return Pair((live / CERTIFICATE).read_text(), (live / KEY).read_text())
 
     def _check_period(self, pair: Pair) -> float:
-        """Return when a certificate expires, in seconds since the epoch; refuse one that this host's clock denies."""
+        """Return when a certificate expires, in seconds since the epoch.
+
+        Raises:
+            CertificateProblem: by this host's clock it is not valid, or openssl cannot read it.
+        """
         with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
             file.write(pair.certificate)
             file.flush()
@@ -294,21 +299,21 @@ class Authority:
             )
         return float(end)
 
-    def _put(self, site: str, pair: Pair) -> None:
-        """Put a pair in place and have Nginx read it; if Nginx refuses it, the one before is put back."""
+    def _install(self, site: str, pair: Pair) -> None:
+        """Put a pair in place and reload Nginx; if Nginx refuses it, put the previous pair back."""
         before = self.store.current(site)
         staged = self.store.stage(site, pair)
         (self.root / UNREAD).touch()
         self.store.switch(site, staged)
         try:
-            self._have_read()
+            self._reload()
         except BaseException:
             self.store.switch(site, before)
             raise
         finally:
             self.store.tidy(site)
 
-    def _have_read(self) -> None:
+    def _reload(self) -> None:
         self._nginx("-t", "-q")
         self._nginx("-s", "reload")
         (self.root / UNREAD).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Nginx's configuration in its volume: checked whole by the Nginx that will run it, before it replaces anything."""
+"""Nginx's configuration in its volume: checked by the Nginx that will use it, before any file is replaced."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..host.files import write_durably
 from .acme import UNREAD, Pair, write_pair
 from .tls_change import Certificates
 
-TARGET = "/etc/hostwright"  # where the volume is in the container
-OWN = ("nginx.conf", "sites", "pages", "scripts")  # what of the directory belongs to the configuration
-ACME = "acme/sites"  # what is asked of the CA for each site: no secret, but not Nginx's
-SITE = re.compile(rf"(sites/[^./][^/]*\.conf|{ACME}/.*)")  # those of sites that are not named stay as they are
-CONFLICT = "conflicting server name"  # Nginx only warns, and one of two sites would never be served
+TARGET = "/etc/hostwright"  # the volume's path in the container
+OWN = ("nginx.conf", "sites", "pages", "scripts")  # the parts of the directory that are configuration
+ACME = "acme/sites"  # each site's settings for certbot: not secret, and not read by Nginx
+SITE = re.compile(rf"(sites/[^./][^/]*\.conf|{ACME}/.*)")  # files of a site; those of other inventories are kept
+CONFLICT = "conflicting server name"  # a warning only, but Nginx would never serve one of the two sites
 
 
 class ConfigurationRefusedError(Exception):
@@ -27,7 +27,7 @@ class ConfigurationRefusedError(Exception):
 
 @dataclass(frozen=True)
 class Change:
-    """How the directory differs from the wanted files: texts before and after by path, None where there is none."""
+    """Difference between the directory and the wanted files: texts before and after, by path; None: no file."""
 
     before: dict[str, str | None]
     after: dict[str, str | None]
@@ -37,15 +37,15 @@ class Change:
 
 
 def sites_of(files: Mapping[str, str]) -> list[str]:
-    """Names of the sites that the files are for."""
+    """Return the names of the sites in ``files``."""
     return [name.removeprefix("sites/").removesuffix(".conf") for name in files if name.startswith("sites/")]
 
 
-def change_of(directory: Path, files: Mapping[str, str], gone: Collection[str] = ()) -> Change:
+def change_of(directory: Path, files: Mapping[str, str], removed: Collection[str] = ()) -> Change:
     """Compare a configuration directory with the wanted files (by relative path).
 
-    Files that are not wanted any more go, but for the sites: another inventory may look after one of them. Of
-    those only the ``gone`` go.
+    Other files of the configuration are removed; of sites' files only those in ``removed``, because the others may
+    belong to another inventory.
     """
     present = {
         str(path.relative_to(directory))
@@ -55,7 +55,7 @@ def change_of(directory: Path, files: Mapping[str, str], gone: Collection[str] =
     }
     before: dict[str, str | None] = {}
     after: dict[str, str | None] = {}
-    for name in sorted(set(files) | {name for name in present if name in gone or not SITE.fullmatch(name)}):
+    for name in sorted(set(files) | {name for name in present if name in removed or not SITE.fullmatch(name)}):
         old = (directory / name).read_text(errors="replace") if name in present else None
         if old != files.get(name):
             before[name], after[name] = old, files.get(name)
@@ -65,17 +65,17 @@ def change_of(directory: Path, files: Mapping[str, str], gone: Collection[str] =
 def check(
     engine: Engine, image: str, directory: Path, files: Mapping[str, str], pairs: Mapping[str, Pair] | None = None
 ) -> None:
-    """Have ``nginx -t`` of the image judge the files, beside whatever else the directory holds.
+    """Check the files with ``nginx -t`` of the image, together with the other files of the directory.
 
     Args:
         engine: runs the check.
-        image: has the Nginx.
-        directory: what the files are for.
+        image: image with Nginx.
+        directory: configuration directory for which the files are meant.
         files: their texts by relative path.
-        pairs: new certificates by their sites' names; those of other sites are taken as they lie in the directory.
+        pairs: new certificates by site; other sites' certificates are used as they are in the directory.
 
     Raises:
-        ConfigurationRefusedError: with Nginx's message and the line it names.
+        ConfigurationRefusedError: with Nginx's message and the line that it names.
         EngineError: the Engine could not run the check.
     """
     with tempfile.TemporaryDirectory(prefix=".check-", dir=directory) as scratch:
@@ -94,9 +94,9 @@ def check(
                 (Path(scratch) / "tls").mkdir()
                 for part in path.iterdir():
                     if part.name not in pairs:
-                        mounts += _shown(part, Path(scratch) / "tls" / part.name, f"{TARGET}/tls")
+                        mounts += _mount(part, Path(scratch) / "tls" / part.name, f"{TARGET}/tls")
             elif path.name not in (*OWN, "acme") and not path.name.startswith("."):
-                mounts += _shown(path, Path(scratch) / path.name)
+                mounts += _mount(path, Path(scratch) / path.name)
         for path in (Path(scratch), *Path(scratch).rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() else 0o644)
@@ -123,8 +123,8 @@ def check(
     raise ConfigurationRefusedError(done.said + line)
 
 
-def _shown(path: Path, place: Path, below: str = TARGET) -> list[str]:
-    """Have a file or a directory appear beside the files to check, uncopied: it may be a private key."""
+def _mount(path: Path, place: Path, below: str = TARGET) -> list[str]:
+    """Return the options that mount a file or directory beside the files to check: a private key must not be copied."""
     if path.is_symlink():
         place.symlink_to(path.readlink())
         return []
@@ -136,10 +136,10 @@ def _shown(path: Path, place: Path, below: str = TARGET) -> list[str]:
 
 
 def write(directory: Path, change: Change, certificates: Certificates | None = None) -> None:
-    """Bring the directory to the wanted files, each replaced whole; what is no longer wanted goes last.
+    """Write the wanted files, each by one rename, then remove the others.
 
-    Nginx has to read them then; until ``read`` is called ``unread`` says so, whatever happens meanwhile. A crash at any
-    moment leaves what Nginx can start with: certificates come before the files that name them and go after them.
+    From then on ``unread`` is true until ``reload`` succeeds, also after a crash. After a crash at any moment
+    Nginx can start: certificates are written before the files that refer to them and removed after them.
     """
     (directory / UNREAD).touch()
     if certificates:
@@ -158,21 +158,22 @@ def write(directory: Path, change: Change, certificates: Certificates | None = N
 
 
 def unread(directory: Path) -> bool:
-    """Whether Nginx may not have read what the directory holds."""
+    """Whether Nginx may not have read the directory's current content."""
     return (directory / UNREAD).exists()
 
 
-def read(engine: Engine, image: str, container: str, directory: Path) -> None:
-    """Have Nginx read its configuration, if it runs; a stopped one reads it when it starts.
+def reload(engine: Engine, image: str, container: str, directory: Path) -> None:
+    """Reload Nginx if it runs; a stopped one reads its configuration when it starts.
 
-    A container of another image may be unable to (a module that is only in the new one): it is about to be replaced.
+    A failed reload of a container with another image is ignored: the configuration may need a module of the new image,
+    and the container is about to be replaced.
 
     Raises:
-        EngineError: the Engine could not be asked or the signal not sent.
+        EngineError: the Engine did not answer, or the reload failed.
     """
     found = engine.container(container)
     if found and found["State"]["Running"]:
-        # Not 'docker kill --signal HUP': the Engine would take that for a stop and not start Nginx at the next boot.
+        # Not 'docker kill --signal HUP': the Engine would treat it as a stop and not start Nginx at the next boot.
         try:
             engine("exec", container, "nginx", "-c", f"{TARGET}/nginx.conf", "-s", "reload")
         except EngineError:

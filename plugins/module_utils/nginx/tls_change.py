@@ -1,4 +1,4 @@
-"""The sites' certificates beside Nginx's configuration: what has to change, and the configuration that goes with it."""
+"""Changes of the sites' certificates, and the files of Nginx's configuration that match them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,30 @@ from .acme import CERTIFICATE, KEY, Pair, Store
 
 @dataclass(frozen=True)
 class Certificates:
-    """How the store differs from what is wanted for some sites."""
+    """Difference between the store and the certificates that some sites should have."""
 
     store: Store
     new: Mapping[str, Pair]
-    """Pairs that come, by site."""
+    """Pairs to put in place, by site."""
     known: Mapping[str, Mapping[str, Any]]
-    """What ``status.json`` has to say of a site, where it says something else."""
+    """Facts to record in ``status.json``, by site."""
     leaving: Sequence[str]
-    """Sites that have no TLS any more."""
+    """Sites whose certificates are removed, because they no longer use TLS."""
     secured: Collection[str]
-    """Sites that have a certificate once the change is made, also those that are not looked after here."""
+    """Sites that have a certificate after the change, also those of other inventories."""
 
     @classmethod
     def of(
         cls, store: Store, sites: Sequence[str], given: Sequence[Mapping[str, Any]], acme: Collection[str]
     ) -> Certificates:
-        """Compare the store with the certificates given for some of the sites; those of ``acme`` get none here."""
+        """Compare the store with the wanted certificates.
+
+        Args:
+            store: the certificates on the host.
+            sites: names of this inventory's sites.
+            given: certificates from the control node, with ``site``, ``certificate``, ``key``, ``names``, ``expires``.
+            acme: names of the sites whose certificates come from a CA; they are not changed here.
+        """
         status = store.status()
         pairs = {one["site"]: Pair(_lines(one["certificate"]), _lines(one["key"])) for one in given}
         known = {one["site"]: {"kind": "files", "names": one["names"], "expires": one["expires"]} for one in given}
@@ -46,7 +53,13 @@ class Certificates:
         return bool(self.new or self.known or self.leaving)
 
     def files(self, files: Mapping[str, str], plain: Mapping[str, str]) -> dict[str, str]:
-        """Choose the texts: a site's by its certificate, all other files' by whether any site has one."""
+        """Return the files for the time after the change.
+
+        Args:
+            files: texts for HTTPS, by path.
+            plain: texts for plain HTTP, by path: used for a site without a certificate, and for shared files if no
+                site has one.
+        """
 
         def secured(name: str) -> bool:
             site = name.removeprefix("sites/").removesuffix(".conf")
@@ -55,7 +68,11 @@ class Certificates:
         return {name: text if secured(name) else plain.get(name, text) for name, text in files.items()}
 
     def place(self) -> None:
-        """Put new certificates in place, all of them or, if one cannot be written, none."""
+        """Put all new certificates in place; if one cannot be written, none.
+
+        Raises:
+            OSError: a certificate cannot be written.
+        """
         before = {site: self.store.current(site) for site in self.new}
         try:
             staged = {site: self.store.stage(site, pair) for site, pair in self.new.items()}
@@ -70,17 +87,17 @@ class Certificates:
             for site in self.new:
                 self.store.tidy(site)
         for site, facts in self.known.items():
-            self.store.note(site, facts)
+            self.store.record(site, facts)
 
     def remove(self) -> None:
-        """Take certificates and keys of sites without TLS away, once the configuration does not name them."""
+        """Remove certificates and keys of sites without TLS; call it when the configuration no longer uses them."""
         for site in self.leaving:
             self.store.switch(site, None)
             self.store.tidy(site)
-            self.store.note(site, None)
+            self.store.record(site, None)
 
     def difference(self) -> list[dict[str, str]]:
-        """The change as Ansible shows it, without keys."""
+        """Return the change as a diff for Ansible, with digests instead of keys."""
         parts = []
         for site in sorted({*self.new, *self.leaving}):
             held, new = self.store.read(site), self.new.get(site)
@@ -97,5 +114,5 @@ def _digest(text: str) -> str:
 
 
 def _lines(text: str) -> str:
-    """End each line as this system does: what is read back from the disk does so."""
+    """Use this system's line ends, as in files that are read back from the disk."""
     return "\n".join(text.strip().splitlines()) + "\n"

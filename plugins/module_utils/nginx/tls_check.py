@@ -1,4 +1,4 @@
-"""Certificates from the control node, judged there before they reach a host; needs ansible-core's own cryptography."""
+"""Checks of given certificates, on the control node; uses cryptography, a dependency of ansible-core."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ SOON = timedelta(days=CERTIFICATE_DAYS)
 
 
 class CertificateError(Exception):
-    """A certificate that must not be served; the message says what is wrong and what to do, and shows no key."""
+    """A certificate must not be served; the message says what is wrong and what to do, and never shows a key."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of a good certificate: until when it counts, and what will be a problem some day."""
+    """A valid certificate's expiry and its warnings."""
 
     expires: datetime
     warnings: tuple[str, ...]
 
 
 def judge(certificate: str, key: str, domains: Sequence[str], now: datetime) -> Verdict:
-    """Check that Nginx can serve a certificate, and that the visitors' browsers will take it.
+    """Check that Nginx can serve a certificate and that browsers will accept it.
 
     Args:
         certificate: the full chain in PEM, the site's own certificate first.
         key: its private key in PEM, without a passphrase.
-        domains: host names, or addresses, that visitors ask for; ``*.example.org`` needs that very wildcard.
-        now: the moment, with a time zone.
+        domains: host names or addresses of the site; ``*.example.org`` requires the same wildcard in the certificate.
+        now: the current time, with a time zone.
 
     Raises:
-        CertificateError: it must not be served.
+        CertificateError: the certificate must not be served.
     """
     chain = _chain(certificate)
     own = chain[0]
@@ -58,15 +58,15 @@ def judge(certificate: str, key: str, domains: Sequence[str], now: datetime) -> 
 def _chain(certificate: str) -> list[x509.Certificate]:
     if "PRIVATE KEY-----" in certificate:
         raise CertificateError(
-            "there is a private key where the certificate belongs; the certificate is readable by everybody on the "
-            "host. Give the chain alone as certificate, and the key as key"
+            "the certificate contains a private key, but everybody on the host can read the certificate. Set the "
+            "certificate to the chain only, and the key separately"
         )
     try:
         return x509.load_pem_x509_certificates(certificate.encode())
     except ValueError as error:
         raise CertificateError(
-            f"this is no certificate in PEM ({error}). It begins with -----BEGIN CERTIFICATE-----; a file's text is "
-            "lookup('ansible.builtin.file', 'fullchain.pem')"
+            f"this is not a certificate in PEM ({error}). PEM begins with -----BEGIN CERTIFICATE-----; to read a file, "
+            "use lookup('ansible.builtin.file', 'fullchain.pem')"
         ) from None
 
 
@@ -75,17 +75,17 @@ def _check_key(own: x509.Certificate, key: str) -> None:
         private = serialization.load_pem_private_key(key.encode(), password=None)
     except TypeError:
         raise CertificateError(
-            "the key asks for a passphrase, which nobody could type when Nginx starts: decrypt it ('openssl pkey -in "
-            "key.pem -out plain.pem') and keep it in a vault instead"
+            "the key needs a passphrase, but Nginx starts without a person: decrypt it ('openssl pkey -in key.pem -out "
+            "plain.pem') and keep it in a vault instead"
         ) from None
-    except Exception:  # noqa: BLE001 (whatever the library says about a broken key, it might show it)
+    except Exception:  # noqa: BLE001 (the library's message could contain the key)
         raise CertificateError(
-            "the key is no private key in PEM; it begins with -----BEGIN PRIVATE KEY-----, or EC or RSA PRIVATE KEY"
+            "the key is not a private key in PEM; it begins with -----BEGIN PRIVATE KEY-----, or EC or RSA PRIVATE KEY"
         ) from None
     if _public(private.public_key()) != _public(own.public_key()):
         raise CertificateError(
-            f"the key does not match the certificate of {_name(own.subject)} (serial {own.serial_number:x}): take the "
-            "key that this certificate was requested with; the site's own certificate must be the first of the chain"
+            f"the key does not match the certificate of {_name(own.subject)} (serial {own.serial_number:x}): use the "
+            "key with which this certificate was requested; the site's own certificate must be the first of the chain"
         )
 
 
@@ -104,7 +104,7 @@ def _check_purpose(own: x509.Certificate) -> None:
     if constraints is not None and constraints.ca:
         hint = "put the site's own certificate before it"
         if own.issuer == own.subject:
-            hint += ", or, if you made it yourself, make it again with basicConstraints=CA:FALSE"
+            hint += ", or, if you created it yourself, create it again with basicConstraints=CA:FALSE"
         raise CertificateError(f"the first certificate, {_name(own.subject)}, is a CA's: {hint}")
     try:
         usages = own.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
@@ -112,7 +112,7 @@ def _check_purpose(own: x509.Certificate) -> None:
         return
     if not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(usages):
         raise CertificateError(
-            f"the certificate of {_name(own.subject)} is not for servers (extended key usage): ask the CA for another"
+            f"the certificate of {_name(own.subject)} is not for servers (extended key usage): request a new one"
         )
 
 
@@ -122,7 +122,7 @@ def _check_issued(child: x509.Certificate, parent: x509.Certificate) -> None:
     except (ValueError, TypeError, InvalidSignature):
         raise CertificateError(
             f"the chain is out of order or incomplete: {_name(child.subject)} was issued by {_name(child.issuer)}, but "
-            f"{_name(parent.subject)} follows it. Order: the site's certificate, then each one's issuer"
+            f"{_name(parent.subject)} follows it. Order: the site's certificate, then the issuer of each"
         ) from None
 
 
@@ -144,8 +144,8 @@ def _check_names(own: x509.Certificate, domains: Sequence[str]) -> None:
         held = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         raise CertificateError(
-            f"the certificate of {_name(own.subject)} names no host (no subject alternative name; browsers look at "
-            "nothing else): ask the CA for another"
+            f"the certificate of {_name(own.subject)} names no host (no subject alternative name, the only field that "
+            "browsers check): request a new one"
         ) from None
     names = {name.lower() for name in held.get_values_for_type(x509.DNSName)}
     addresses = set(held.get_values_for_type(x509.IPAddress))
@@ -153,8 +153,8 @@ def _check_names(own: x509.Certificate, domains: Sequence[str]) -> None:
     if missing:
         raise CertificateError(
             f"the certificate does not cover {', '.join(missing)}; it is for "
-            f"{', '.join([*sorted(names), *sorted(map(str, addresses))]) or 'no host'}: get one for all of the site's "
-            "domains, or correct the domains"
+            f"{', '.join([*sorted(names), *sorted(map(str, addresses))]) or 'no host'}: get one for all domains of the "
+            "site, or correct the domains"
         )
 
 
@@ -172,13 +172,13 @@ def _warnings(chain: Sequence[x509.Certificate], expires: datetime, now: datetim
     own = chain[0]
     if len(chain) == 1 and own.issuer != own.subject and _issuer_is_published(own):
         found.append(
-            f"its chain ends with itself: append the certificate of {_name(own.issuer)}, which not every visitor has"
+            f"its chain is incomplete: append the certificate of {_name(own.issuer)}, which some browsers lack"
         )
     return found
 
 
 def _issuer_is_published(own: x509.Certificate) -> bool:
-    """Whether the certificate says where its issuer's is: a root's need not be fetched, an intermediate CA's may."""
+    """Whether the certificate has the URL of its issuer's certificate, as those issued by intermediate CAs have."""
     try:
         access = own.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
     except x509.ExtensionNotFound:

@@ -1,4 +1,4 @@
-"""What the role nginx makes of the variables about certificates."""
+"""The role nginx's variables about certificates, and what it passes to the host for them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def configured(role: Role, tasks: str = "configure", **variables: Any) -> dict[s
 
 
 @pytest.mark.parametrize("off", ["off", False])
-def test_without_tls_nothing_of_it_is_there(role: Role, off: object) -> None:
+def test_without_tls_there_are_no_certificates_and_no_https_port(role: Role, off: object) -> None:
     assert value(role, "__nginx_tls", nginx_tls=off) == "off"
     assert value(role, "__nginx_ports", nginx_tls=off) == ["80:8080"]
     handed = configured(role, nginx_tls=off)
@@ -57,10 +57,10 @@ def test_port_443_is_published_with_tls_only(role: Role) -> None:
 def test_port_443_is_closed_when_tls_is_turned_off(role: Role) -> None:
     tasks = yaml.safe_load((role.path / "tasks" / "run.yml").read_text())
     [container] = [task[CONTAINER] for task in tasks if CONTAINER in task]
-    assert container["comparisons"]["published_ports"] == "strict"  # by default a port more is no difference
+    assert container["comparisons"]["published_ports"] == "strict"  # by default an additional port is ignored
 
 
-def test_all_that_cannot_work_is_said_at_once_and_no_host_is_asked(role: Role) -> None:
+def test_all_faults_are_reported_at_once_and_no_host_is_contacted(role: Role) -> None:
     with pytest.raises(AnsibleActionFail) as caught:
         configured(role, "preflight", nginx_tls="acme", nginx_acme_email="nobody", nginx_tmp="lots")
     assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [
@@ -71,7 +71,7 @@ def test_all_that_cannot_work_is_said_at_once_and_no_host_is_asked(role: Role) -
     assert configured(role, "preflight", nginx_tls="acme") == {"changed": False, "warnings": []}
 
 
-def test_given_certificates_are_judged_and_handed_on(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_certificates_are_checked_and_passed_to_the_host(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def verdict(*given: Any) -> Verdict:
@@ -94,11 +94,11 @@ def test_given_certificates_are_judged_and_handed_on(role: Role, monkeypatch: py
 
 @pytest.mark.parametrize("tasks", ["preflight", "configure"])
 def test_a_certificate_that_must_not_be_served_reaches_no_host(role: Role, tasks: str) -> None:
-    with pytest.raises(AnsibleActionFail, match="polls: this is no certificate in PEM"):
+    with pytest.raises(AnsibleActionFail, match="polls: this is not a certificate in PEM"):
         configured(role, tasks, nginx_tls="files")
 
 
-def test_what_is_asked_of_a_ca(role: Role) -> None:
+def test_settings_for_the_ca_by_site(role: Role) -> None:
     asked = configured(role, nginx_tls="acme", nginx_acme_email="a@example.org")["acme"]
     assert list(asked) == ["polls", "blog"]
     assert asked["blog"] == {
@@ -119,7 +119,7 @@ def test_until_the_first_certificate_a_site_is_served_by_http(role: Role) -> Non
         assert "8443" in files[name]
 
 
-def test_cron_s_line_is_right_and_stays_the_same_on_a_host(role: Role) -> None:
+def test_the_cron_schedule_is_valid_and_stays_the_same_on_a_host(role: Role) -> None:
     def schedule(host: str) -> str:
         [line] = [
             line

@@ -1,4 +1,4 @@
-"""Certificates on a host: how they lie there, how they are renewed; certbot, docker and the clock are pretended."""
+"""Certificates on a host: their store and their renewal; certbot, docker and the clock are simulated."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def made(start: datetime = NOW, days: int = 90) -> Pair:
 
 @dataclass
 class Pretended:
-    """Stands for certbot and docker; openssl is the real one."""
+    """Simulates certbot and docker; openssl is real."""
 
     root: Path
     next: Pair = field(default_factory=made)
     fails: dict[str, str] = field(default_factory=dict)
-    """What a program says instead of succeeding, by its name (certbot's with that of the site) or Nginx's option."""
+    """Error output of programs that fail, by the program's name (certbot's also with the site's) or Nginx's option."""
     calls: list[list[str]] = field(default_factory=list)
     environments: list[dict[str, str]] = field(default_factory=list)
 
@@ -104,8 +104,8 @@ def refusal(authority: Authority, **wanted: Any) -> str:
     return str(caught.value)
 
 
-class TestTheStore:
-    def test_a_pair_lies_as_nginx_and_nobody_else_reads_it(self, tmp_path: Path) -> None:
+class TestStore:
+    def test_only_nginx_can_read_the_key_of_a_pair(self, tmp_path: Path) -> None:
         store, pair = Store(tmp_path), made()
         assert store.read("polls") is None
         store.switch("polls", store.stage("polls", pair))
@@ -126,16 +126,16 @@ class TestTheStore:
         store.tidy("polls")
         assert [str(path.relative_to(tmp_path)) for path in (tmp_path / ".pairs/polls").iterdir()] == [staged]
 
-    def test_a_key_of_another_owner_is_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_key_of_another_owner_counts_as_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store = Store(tmp_path)
         store.switch("polls", store.stage("polls", made()))
         status = (tmp_path / "polls" / "privkey.pem").stat()
         monkeypatch.setattr(os, "geteuid", lambda: 0)
-        for owner, there in (((status.st_uid, status.st_gid), True), ((status.st_uid + 1, status.st_gid), False)):
+        for owner, found in (((status.st_uid, status.st_gid), True), ((status.st_uid + 1, status.st_gid), False)):
             monkeypatch.setattr(acme, "NGINX", owner)
-            assert (store.read("polls") is not None) == there
+            assert (store.read("polls") is not None) == found
 
-    def test_a_key_is_nobody_else_s_from_the_start(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_key_is_private_from_the_start(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = []
         monkeypatch.setattr(os, "fchmod", lambda file, _: seen.append(stat.S_IMODE(os.fstat(file).st_mode)))
         umask = os.umask(0)
@@ -145,7 +145,7 @@ class TestTheStore:
             os.umask(umask)
         assert seen == [0o644, 0o400]
 
-    def test_what_a_killed_run_has_left_is_no_hindrance(self, tmp_path: Path) -> None:
+    def test_the_symlink_of_a_killed_run_is_replaced(self, tmp_path: Path) -> None:
         store, pair = Store(tmp_path), made()
         (tmp_path / ".polls.new").symlink_to("nowhere")
         store.switch("polls", store.stage("polls", pair))
@@ -172,19 +172,19 @@ class TestTheStore:
         store = Store(tmp_path / "tls")
         umask = os.umask(0o077)
         try:
-            store.note("polls", {"expires": "then"})
+            store.record("polls", {"expires": "then"})
         finally:
             os.umask(umask)
         assert stat.S_IMODE((tmp_path / "tls" / "status.json").stat().st_mode) == 0o644
-        store.note("shop", {"expires": "now"})
-        store.note("polls", None)
-        store.note("none", None)
+        store.record("shop", {"expires": "now"})
+        store.record("polls", None)
+        store.record("none", None)
         assert store.status() == {"shop": {"expires": "now"}}
         (tmp_path / "tls" / "status.json").write_text("{")
         assert store.status() == {}
 
 
-class TestTheFirst:
+class TestFirstCertificate:
     def test_it_is_obtained_and_put_in_place(self, authority: Authority, pretended: Pretended) -> None:
         assert pending(authority.store, "polls", WANTED)
         authority.see_to("polls", WANTED)
@@ -209,36 +209,38 @@ class TestTheFirst:
         assert pretended.environments[0] == {}
         assert f"--config-dir {pretended.root}/acme/config" in words
 
-    def test_a_private_ca_and_no_address(self, authority: Authority, pretended: Pretended) -> None:
+    def test_a_private_ca_and_no_e_mail_address(self, authority: Authority, pretended: Pretended) -> None:
         authority.see_to("polls", {**WANTED, "ca": "ROOT", "email": ""})
         bundle = Path(pretended.environments[0]["REQUESTS_CA_BUNDLE"])
         assert bundle.read_text() == "ROOT"
         assert "--register-unsafely-without-email" in pretended.calls[0]
 
-    def test_the_ca_says_why_not(self, authority: Authority, pretended: Pretended) -> None:
+    def test_the_error_of_the_ca_is_reported(self, authority: Authority, pretended: Pretended) -> None:
         pretended.fails["certbot"] = "Saving debug log to x\n\n  Detail: too many certificates already issued\n"
         message = refusal(authority)
         assert message.splitlines() == [
             f"No new certificate from {DIRECTORY}: Detail: too many certificates already issued",
-            "There is none yet: the site is served by plain HTTP.",
+            "The site has no certificate yet and is served by plain HTTP.",
         ]
         assert authority.store.current("polls") is None
         assert pending(authority.store, "polls", WANTED)
         assert pretended.nginx() == []
 
-    def test_what_the_ca_said_is_told_where_certbot_does_not(self, authority: Authority, pretended: Pretended) -> None:
+    def test_the_error_of_the_ca_is_read_from_the_log_if_certbot_hides_it(
+        self, authority: Authority, pretended: Pretended
+    ) -> None:
         pretended.fails["certbot"] = "An unexpected error occurred:\nAttributeError: can't set attribute\n"
         log = pretended.root / "acme" / "logs" / "letsencrypt.log"
         log.parent.mkdir()
         log.write_text(
             "Traceback\nacme.messages.Error: urn:a:rateLimited :: There were too many :: try tomorrow\n\nDuring\n"
         )
-        assert "\nThe CA said: urn:a:rateLimited :: There were too many :: try tomorrow\n" in refusal(authority)
+        assert "\nThe CA answered: urn:a:rateLimited :: There were too many :: try tomorrow\n" in refusal(authority)
         pretended.fails["certbot"] = "[Errno 28] No space left on device"  # the log is of an earlier run
-        assert "The CA said" not in refusal(authority)
+        assert "The CA answered" not in refusal(authority)
 
 
-class TestTheNext:
+class TestRenewal:
     @pytest.fixture(autouse=True)
     def first(self, authority: Authority, pretended: Pretended) -> Pair:
         authority.see_to("polls", WANTED)
@@ -246,7 +248,7 @@ class TestTheNext:
         pretended.calls.clear()
         return first
 
-    def test_one_that_is_not_due_touches_nothing(self, authority: Authority, pretended: Pretended, first: Pair) -> None:
+    def test_a_certificate_that_is_not_due_stays(self, authority: Authority, pretended: Pretended, first: Pair) -> None:
         pretended.next = first
         before = authority.store.current("polls")
         authority.see_to("polls", WANTED)
@@ -259,7 +261,7 @@ class TestTheNext:
         assert authority.store.status()["polls"]["expires"] == "2027-02-11T12:00:00Z"
         assert pretended.nginx() == ["-t -q", "-s reload"]
 
-    def test_one_that_was_taken_away_is_pending(self, authority: Authority) -> None:
+    def test_a_removed_certificate_is_pending(self, authority: Authority) -> None:
         authority.store.switch("polls", None)
         assert pending(authority.store, "polls", WANTED)
 
@@ -274,7 +276,7 @@ class TestTheNext:
         ("directory", "force", "forced"),
         [(DIRECTORY, False, False), (DIRECTORY, True, True), ("https://other.example/", False, True)],
     )
-    def test_another_ca_or_the_user_has_it_renewed_before_its_time(
+    def test_another_ca_or_the_user_forces_a_renewal(
         self, authority: Authority, pretended: Pretended, directory: str, force: bool, forced: bool
     ) -> None:
         authority.see_to("polls", {**WANTED, "directory": directory}, force)
@@ -284,7 +286,7 @@ class TestTheNext:
     @pytest.mark.parametrize(
         "said", ["HTTPSConnectionPool: Connection refused", "urn:ietf:params:acme:error:rateLimited", ""]
     )
-    def test_a_ca_that_does_not_answer_or_will_not(
+    def test_a_ca_that_does_not_answer_or_refuses(
         self, authority: Authority, pretended: Pretended, first: Pair, said: str
     ) -> None:
         pretended.fails["certbot"] = said
@@ -308,7 +310,7 @@ class TestTheNext:
         authority.see_to("polls", WANTED)
         assert authority.store.read("polls") == pretended.next
 
-    def test_what_nginx_has_not_read_it_reads_in_the_next_run(
+    def test_a_failed_reload_is_repeated_by_the_next_run(
         self, authority: Authority, pretended: Pretended, first: Pair
     ) -> None:
         pretended.fails["-s"] = "nginx: [error] it is not there"
@@ -332,13 +334,13 @@ class TestTheNext:
         authority.see_to("polls", WANTED)
         assert authority.store.read("polls") == pretended.next
 
-    def test_what_is_no_certificate(self, authority: Authority, pretended: Pretended, first: Pair) -> None:
+    def test_a_file_that_is_not_a_certificate(self, authority: Authority, pretended: Pretended, first: Pair) -> None:
         pretended.next = Pair("nonsense", first.key)
         assert "openssl cannot read the new certificate" in refusal(authority)
         assert authority.store.read("polls") == first
         assert pretended.nginx() == []
 
-    def test_a_clock_that_is_a_minute_late_is_none(self, authority: Authority, pretended: Pretended) -> None:
+    def test_a_clock_that_is_a_minute_late_is_accepted(self, authority: Authority, pretended: Pretended) -> None:
         pretended.next = made(NOW + timedelta(minutes=1))
         authority.see_to("polls", WANTED)
         assert authority.store.read("polls") == pretended.next
@@ -352,10 +354,12 @@ class TestTheNext:
         assert len(list((pretended.root / "tls/.pairs/polls").iterdir())) == 1
         assert pretended.nginx() == []
 
-    def test_certbot_is_gone_or_hangs(self, authority: Authority, first: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_certbot_is_missing_or_hangs(
+        self, authority: Authority, first: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         authority = replace(authority, run=acme.run)
         monkeypatch.setenv("PATH", str(authority.root))
-        assert "there is no program certbot" in refusal(authority)
+        assert "the program certbot is missing" in refusal(authority)
         (authority.root / "certbot").write_text("#!/bin/sh\nwhile :; do :; done\n")
         (authority.root / "certbot").chmod(0o755)
         monkeypatch.setattr(acme, "TIME_LIMIT", 0.2)
@@ -363,15 +367,15 @@ class TestTheNext:
         assert authority.store.read("polls") == first
 
 
-class TestTheCommand:
+class TestCommand:
     @pytest.fixture(autouse=True)
     def programs(self, pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        told: list[str] = []
+        logged: list[str] = []
         monkeypatch.setattr(certificates, "Authority", lambda root: Authority(root, pretended, NOW.timestamp))
-        monkeypatch.setattr(syslog, "syslog", lambda _, text: told.append(text))
-        return told
+        monkeypatch.setattr(syslog, "syslog", lambda _, text: logged.append(text))
+        return logged
 
-    def test_one_that_fails_does_not_keep_the_next_from_its_turn(
+    def test_the_failure_of_one_site_does_not_stop_the_next(
         self, pretended: Pretended, programs: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
         (pretended.root / "acme/sites/blog.json").write_text(json.dumps({**WANTED, "directory": "x"}))
@@ -385,7 +389,7 @@ class TestTheCommand:
         assert authority.store.current("polls")
         assert authority.store.current("blog") is None
 
-    def test_nothing_to_say_if_all_is_well(self, pretended: Pretended, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_success_prints_nothing(self, pretended: Pretended, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([f"--root={pretended.root.parent}", "certificates"]) == 0
         assert main([f"--root={pretended.root / 'nowhere'}", "certificates"]) == 0
         assert capsys.readouterr() == ("", "")
@@ -400,11 +404,11 @@ class TestTheCommand:
         second.join(30)
         assert pretended.calls
 
-    def test_only_a_site_that_is_named(self, pretended: Pretended) -> None:
+    def test_only_the_named_site_is_renewed(self, pretended: Pretended) -> None:
         (pretended.root / "acme/sites/blog.json").write_text(json.dumps(WANTED))
         assert main([f"--root={pretended.root.parent}", "certificates", "blog"]) == 0
         assert set(Authority(pretended.root, pretended).store.status()) == {"blog"}
 
-    def test_a_site_that_is_not_there(self, pretended: Pretended, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_an_unknown_site_is_refused(self, pretended: Pretended, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([f"--root={pretended.root.parent}", "certificates", "shop"]) == 2
         assert "These sites get no certificate from a CA on this host: shop." in capsys.readouterr().err

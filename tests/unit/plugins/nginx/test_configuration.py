@@ -1,4 +1,4 @@
-"""Nginx's configuration reaches its volume whole, and only after Nginx accepted it."""
+"""Nginx's configuration is written to its volume as a whole, and only after Nginx has accepted it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.nginx.configurat
     ConfigurationRefusedError,
     change_of,
     check,
-    read,
+    reload,
     unread,
     write,
 )
@@ -26,7 +26,7 @@ Docker = Callable[[str], Engine]
 
 @pytest.fixture
 def docker(tmp_path: Path) -> Docker:
-    """Return a function that makes an Engine whose program is a shell script; it notes its calls."""
+    """Return a function that makes an Engine whose program is a shell script; it logs its calls."""
 
     def make(script: str) -> Engine:
         program = tmp_path / "docker"
@@ -60,7 +60,7 @@ def test_a_bare_host_gets_all_files(directory: Path) -> None:
         assert change
 
 
-def test_what_differs_is_a_change(directory: Path) -> None:
+def test_each_difference_is_a_change(directory: Path) -> None:
     write(directory, change_of(directory, FILES))
     assert not change_of(directory, FILES)
     (directory / "tls").mkdir()
@@ -75,13 +75,13 @@ def test_what_differs_is_a_change(directory: Path) -> None:
     write(directory, change)
     assert held(directory) == {
         **changed,
-        "sites/polls.conf": FILES["sites/polls.conf"],  # another inventory may look after it
+        "sites/polls.conf": FILES["sites/polls.conf"],  # it may belong to another inventory
         "tls/key.pem": "private",
         ".unread": "",
     }
 
 
-def test_what_an_interrupted_run_left_is_a_change(directory: Path) -> None:
+def test_a_leftover_of_an_interrupted_run_is_a_change(directory: Path) -> None:
     write(directory, change_of(directory, FILES))
     (directory / "sites" / ".polls.conf.new").write_text("half")
     change = change_of(directory, FILES)
@@ -90,7 +90,7 @@ def test_what_an_interrupted_run_left_is_a_change(directory: Path) -> None:
     assert not change_of(directory, FILES)
 
 
-def test_a_file_that_is_no_text_is_replaced(directory: Path) -> None:
+def test_a_file_that_is_not_text_is_replaced(directory: Path) -> None:
     (directory / "nginx.conf").write_bytes(b"\xff\xfe")
     write(directory, change_of(directory, FILES))
     assert not change_of(directory, FILES)
@@ -118,7 +118,7 @@ def test_an_accepted_configuration(directory: Path, docker: Docker) -> None:
     assert list(directory.iterdir()) == []
 
 
-def test_nginx_sees_the_new_files_beside_what_else_is_there(directory: Path, docker: Docker) -> None:
+def test_nginx_checks_the_new_files_together_with_the_existing_ones(directory: Path, docker: Docker) -> None:
     write(directory, change_of(directory, {"nginx.conf": "old", "sites/other.conf": "old"}))
     (directory / "tls").mkdir()
     (directory / "tls" / "key.pem").write_text("private")
@@ -164,50 +164,52 @@ def test_a_refused_configuration_shows_the_line_and_changes_nothing(directory: P
     "said",
     ["host not found in upstream", "in /etc/hostwright/sites/polls.conf:99", "in /etc/hostwright/tls/x.pem:1", "a:0"],
 )
-def test_a_refusal_without_a_line_of_ours_is_shown_as_it_is(directory: Path, docker: Docker, said: str) -> None:
+def test_a_refusal_that_names_no_line_of_the_files_is_shown_unchanged(
+    directory: Path, docker: Docker, said: str
+) -> None:
     with pytest.raises(ConfigurationRefusedError) as caught:
         check(docker(f"echo '{said}'; exit 1"), "nginx", directory, FILES)
     assert str(caught.value) == said
 
 
-def test_a_domain_that_another_site_has_is_refused_though_nginx_only_warns(directory: Path, docker: Docker) -> None:
+def test_a_domain_of_another_site_is_refused_though_nginx_only_warns(directory: Path, docker: Docker) -> None:
     said = 'nginx: [warn] conflicting server name "localhost" on 0.0.0.0:8080, ignored'
     with pytest.raises(ConfigurationRefusedError, match="conflicting server name"):
         check(docker(f"echo '{said}' >&2"), "nginx", directory, FILES)
 
 
-def test_a_check_that_hangs_is_not_a_refusal(directory: Path) -> None:
+def test_a_check_that_cannot_run_is_not_a_refusal(directory: Path) -> None:
     with pytest.raises(EngineError):
         check(Engine("/nowhere/docker"), "nginx", directory, FILES)
     assert list(directory.iterdir()) == []
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_a_running_nginx_is_told(directory: Path, docker: Docker, running: bool) -> None:
+def test_a_running_nginx_is_reloaded(directory: Path, docker: Docker, running: bool) -> None:
     write(directory, change_of(directory, FILES))
     assert unread(directory)
     state = json.dumps([{"State": {"Running": running}}])
-    read(docker(f"echo '{state}'"), "nginx", "hostwright-nginx", directory)
+    reload(docker(f"echo '{state}'"), "nginx", "hostwright-nginx", directory)
     assert ("exec hostwright-nginx nginx -c /etc/hostwright/nginx.conf -s reload" in calls(directory)) == running
     assert not unread(directory)
 
 
 def refusing(docker: Docker, running: str, wanted: str) -> Engine:
-    """An Engine in which a container of one image cannot read what was made for another."""
+    """Return an Engine in which the reload of a container fails; its image is ``running``, the new one ``wanted``."""
     container = json.dumps([{"State": {"Running": True}, "Image": running}])
     image = json.dumps([{"Id": wanted, "RootFS": {"Layers": []}, "Size": 1, "Architecture": "amd64", "Config": {}}])
     return docker(f"case $1 in exec) exit 1;; container) echo '{container}';; image) echo '{image}';; esac")
 
 
-def test_what_nginx_was_not_told_is_told_by_the_next_run(directory: Path, docker: Docker) -> None:
+def test_a_failed_reload_stays_pending_for_the_next_run(directory: Path, docker: Docker) -> None:
     write(directory, change_of(directory, FILES))
     with pytest.raises(EngineError):
-        read(refusing(docker, "sha256:1", "sha256:1"), "nginx", "hostwright-nginx", directory)
+        reload(refusing(docker, "sha256:1", "sha256:1"), "nginx", "hostwright-nginx", directory)
     assert not change_of(directory, FILES)
     assert unread(directory)
 
 
-def test_a_container_that_is_about_to_be_replaced_need_not_understand(directory: Path, docker: Docker) -> None:
+def test_a_failed_reload_of_a_container_of_the_old_image_is_ignored(directory: Path, docker: Docker) -> None:
     write(directory, change_of(directory, FILES))
-    read(refusing(docker, "sha256:1", "sha256:2"), "nginx", "hostwright-nginx", directory)
+    reload(refusing(docker, "sha256:1", "sha256:2"), "nginx", "hostwright-nginx", directory)
     assert not unread(directory)

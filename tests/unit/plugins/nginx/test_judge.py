@@ -1,4 +1,4 @@
-"""What the role nginx is told is judged before a host changes: each value that cannot work is named."""
+"""The role nginx's variables are checked before a host changes: the message names each wrong value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def named(sentences: Iterable[str]) -> list[str]:
     return [sentence.partition(":")[0] for sentence in sentences]
 
 
-def test_values_that_cannot_work_are_named() -> None:
+def test_wrong_settings_are_named() -> None:
     def wrong(**settings: Any) -> list[str]:
         return named(judge.wrong_settings({**SETTINGS, "sites": [SITE, OTHER], **settings}))
 
@@ -44,7 +44,7 @@ def test_values_that_cannot_work_are_named() -> None:
         assert wrong(tmp=size) == ["nginx_tmp"], size
 
 
-def test_a_limit_of_logins_that_would_limit_nothing_is_named() -> None:
+def test_a_login_limit_without_effect_is_named() -> None:
     def wrong(rate: str, path: str) -> list[str]:
         sites = [{**SITE, "login_path": path}, OTHER]
         settings = {**SETTINGS, "login_rate": rate, "sites": sites}
@@ -89,13 +89,13 @@ def test_a_path_that_would_lead_out_of_its_directory_is_named(name: str) -> None
         assert wrong(path) == [f"{name} (site_{name})"], path
 
 
-def test_a_name_that_is_no_directory_s_is_named() -> None:
+def test_a_site_name_that_is_not_a_directory_name_is_named() -> None:
     for name in ("../polls", "a/b", "a b", "a;", "polls\n", ""):
         [wrong] = judge.wrong_sites([{**SITE, "name": name}])
         assert wrong.startswith("name (site_name): "), name
 
 
-def test_static_files_have_a_path_and_one_of_their_own() -> None:
+def test_static_files_need_a_path_that_media_do_not_use() -> None:
     def wrong(**paths: str) -> list[str]:
         return list(judge.wrong_sites([{**SITE, **paths}]))
 
@@ -105,7 +105,7 @@ def test_static_files_have_a_path_and_one_of_their_own() -> None:
     assert message.startswith('static_url (site_static_url): "" must be a path like /files/: a slash at both ends,')
 
 
-def test_what_a_ca_cannot_do_is_named() -> None:
+def test_wrong_requests_to_a_ca_are_named() -> None:
     def wrong(*domains: str, **acme: str) -> list[str]:
         return list(judge.wrong_requests({**ACME, **acme}, [OTHER, {**SITE, "domains": domains}]))
 
@@ -116,10 +116,10 @@ def test_what_a_ca_cannot_do_is_named() -> None:
         assert named(wrong(email=email)) == ["nginx_acme_email"], email
     assert named(wrong(ca="ca.pem")) == ["nginx_acme_ca"]
     [message] = wrong("*.example.org", "a.example.org", ".example.net")
-    assert message.startswith("nginx_tls: a CA gives no certificate for *.example.org, .example.net by HTTP;")
+    assert message.startswith("nginx_tls: a CA issues no certificate for *.example.org, .example.net by HTTP;")
 
 
-def test_each_given_certificate_that_will_not_do_is_named() -> None:
+def test_each_wrong_given_certificate_is_named() -> None:
     sites = [
         SITE,
         {**OTHER, "certificate": "-----", "certificate_key": "secret"},
@@ -128,6 +128,6 @@ def test_each_given_certificate_that_will_not_do_is_named() -> None:
     verdicts, wrong = judge.judge_certificates(sites, datetime.now(UTC))
     assert verdicts == {}
     assert named(wrong) == ["polls", "blog", "c"]
-    for sentence, words in zip(wrong, ("no certificate and no key", "no certificate in PEM", "no key"), strict=True):
+    for sentence, words in zip(wrong, ("no certificate and no key", "not a certificate in PEM", "no key"), strict=True):
         assert words in sentence
     assert "secret" not in "".join(wrong)

@@ -1,4 +1,4 @@
-"""Certificates take part in a change of Nginx's configuration: all of it or nothing."""
+"""Certificates and Nginx's configuration change together: all of it or nothing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_given_certificates_are_put_in_place_once(store: Store) -> None:
     assert not of(store, given("polls"))
 
 
-def test_the_line_ends_of_another_system_are_no_change(store: Store) -> None:
+def test_line_ends_of_another_system_are_not_a_change(store: Store) -> None:
     windows = given("polls") | {"certificate": "chain\r\none\r\n", "key": "key\r\none"}
     of(store, windows).place()
     assert store.read("polls") == Pair("chain\none\n", "key\none\n")
@@ -61,12 +61,12 @@ def test_the_line_ends_of_another_system_are_no_change(store: Store) -> None:
 
 
 @pytest.mark.parametrize("spoilt", ["chain", "key", "mode", "status"])
-def test_what_differs_is_a_change(store: Store, spoilt: str) -> None:
+def test_each_difference_is_a_change(store: Store, spoilt: str) -> None:
     of(store, given("polls")).place()
     if spoilt == "mode":
         (store.directory / "polls" / "privkey.pem").chmod(0o440)
     elif spoilt == "status":
-        store.note("polls", None)
+        store.record("polls", None)
     else:
         name = {"chain": "fullchain.pem", "key": "privkey.pem"}[spoilt]
         (store.directory / "polls" / name).unlink()
@@ -89,7 +89,9 @@ def test_the_difference_shows_no_key(store: Store) -> None:
     assert "key two" not in repr(of(store, given("polls", "two")))
 
 
-def test_none_is_put_in_place_if_one_cannot_be_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_one_certificate_cannot_be_written_all_stay_as_they_were(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     of(store, given("blog"), given("polls")).place()
     new = of(store, given("blog", "two"), given("polls", "two"))
     renamed = Path.replace
@@ -116,14 +118,14 @@ def test_a_site_that_waits_for_its_ca_is_served_by_http(store: Store) -> None:
     assert after.files(FILES, PLAIN) == {**FILES, "sites/polls.conf": "by HTTP"}
 
 
-def test_a_ca_s_takes_the_place_of_a_given_one_only_when_it_is_there(store: Store) -> None:
+def test_a_given_certificate_stays_until_the_ca_has_issued_one(store: Store) -> None:
     of(store, given("polls")).place()
     change = of(store, sites=["polls"], acme=["polls"])
     assert not change
     assert change.files(FILES, PLAIN)["sites/polls.conf"] == "by HTTPS"
 
 
-def test_without_tls_certificate_and_key_go(store: Store) -> None:
+def test_without_tls_certificate_and_key_are_removed(store: Store) -> None:
     of(store, given("polls"), given("shop")).place()
     change = of(store, sites=["polls"])
     assert change.files(FILES, PLAIN)["sites/polls.conf"] == "by HTTP"
@@ -136,16 +138,16 @@ def test_without_tls_certificate_and_key_go(store: Store) -> None:
 
 
 @pytest.mark.parametrize("left", ["certificate", "status"])
-def test_what_a_killed_run_has_left_of_a_site_without_tls_goes(store: Store, left: str) -> None:
+def test_leftovers_of_a_killed_run_for_a_site_without_tls_are_removed(store: Store, left: str) -> None:
     of(store, given("polls")).place()
-    store.note("polls", None) if left == "certificate" else store.switch("polls", None)
+    store.record("polls", None) if left == "certificate" else store.switch("polls", None)
     change = of(store, sites=["polls"])
     assert change
     change.remove()
     assert (store.current("polls"), store.status()) == (None, {})
 
 
-def test_certificates_come_before_the_files_that_name_them_and_go_after_them(
+def test_certificates_are_written_before_the_files_that_refer_to_them_and_removed_after_them(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = store.directory.parent
@@ -165,7 +167,7 @@ def test_certificates_come_before_the_files_that_name_them_and_go_after_them(
     assert store.read("polls") is None
 
 
-def test_what_is_asked_of_a_ca_goes_with_its_site_only(tmp_path: Path) -> None:
+def test_settings_for_the_ca_are_removed_with_their_site_only(tmp_path: Path) -> None:
     settings = {f"{ACME}/{site}.json": "{}" for site in ("polls", "shop")}
     (tmp_path / "acme" / "config").mkdir(parents=True)
     (tmp_path / "acme" / "config" / "account").touch()
@@ -175,7 +177,7 @@ def test_what_is_asked_of_a_ca_goes_with_its_site_only(tmp_path: Path) -> None:
     assert change.after == {f"{ACME}/polls.json": None}
 
 
-def test_nginx_judges_new_certificates_beside_the_others(store: Store) -> None:
+def test_nginx_checks_new_certificates_together_with_the_others(store: Store) -> None:
     of(store, given("polls"), given("shop")).place()
     directory = store.directory.parent
     program = directory.parent / "docker"
@@ -195,7 +197,7 @@ esac; done
     assert [path.name for path in directory.iterdir()] == ["tls"]
 
 
-def test_as_root_the_key_is_nginx_s(store: Store) -> None:
+def test_as_root_the_key_belongs_to_nginx(store: Store) -> None:
     of(store, given("polls")).place()
     status = (store.directory / "polls" / "privkey.pem").stat()
     assert (status.st_uid, status.st_gid) == ((10002, 10001) if os.geteuid() == 0 else (os.geteuid(), os.getegid()))

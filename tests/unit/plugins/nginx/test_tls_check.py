@@ -1,4 +1,4 @@
-"""What of a certificate and its key is noticed on the control node."""
+"""Checks of certificates and keys on the control node."""
 
 from __future__ import annotations
 
@@ -95,11 +95,11 @@ def refusal(site: Made = SITE, **said: Any) -> str:
 
 
 @pytest.mark.parametrize("chain", [CHAIN, CHAIN + ROOT.pem, SITE.pem, f"words before\n{SITE.pem}\n\n{MIDDLE.pem}"])
-def test_a_good_one_is_taken(chain: str) -> None:
+def test_a_valid_chain_is_accepted(chain: str) -> None:
     assert judged(chain=chain) == Verdict(NOW + 90 * DAY, ())
 
 
-def test_an_rsa_key_and_older_forms_of_keys_are_taken() -> None:
+def test_an_rsa_key_and_older_forms_of_keys_are_accepted() -> None:
     site = make("example.org", MIDDLE, key=rsa.generate_private_key(65537, 2048))
     older = site.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
@@ -122,24 +122,24 @@ def test_a_key_with_a_passphrase() -> None:
     ["nonsense", SITE.pem, SITE.key_pem[:100], SITE.key_pem.replace("M", "!")],
     ids=["nonsense", "certificate", "cut", "letters"],
 )
-def test_what_is_no_key(key: str) -> None:
-    assert "no private key in PEM" in refusal(key=key)
+def test_a_text_that_is_not_a_key(key: str) -> None:
+    assert "not a private key in PEM" in refusal(key=key)
 
 
 @pytest.mark.parametrize("chain", ["nonsense", SITE.pem[:200], "-----BEGIN CERTIFICATE-----\nAAAA\n"])
-def test_what_is_no_certificate(chain: str) -> None:
-    assert "no certificate in PEM" in refusal(chain=chain)
+def test_a_text_that_is_not_a_certificate(chain: str) -> None:
+    assert "not a certificate in PEM" in refusal(chain=chain)
 
 
-def test_a_key_where_the_certificate_belongs_would_be_readable() -> None:
-    assert "private key where the certificate belongs" in refusal(chain=SITE.pem + SITE.key_pem)
-    assert "private key where the certificate belongs" in refusal(chain=SITE.key_pem, key=SITE.pem)
+def test_a_key_in_the_certificate_is_refused_because_it_would_be_readable() -> None:
+    assert "the certificate contains a private key" in refusal(chain=SITE.pem + SITE.key_pem)
+    assert "the certificate contains a private key" in refusal(chain=SITE.key_pem, key=SITE.pem)
 
 
 @pytest.mark.parametrize(
     "chain", [SITE.pem + ROOT.pem, SITE.pem + ROOT.pem + MIDDLE.pem, SITE.pem + make("Middle", ROOT, ca=True).pem]
 )
-def test_a_chain_out_of_order_or_with_a_stranger(chain: str) -> None:
+def test_a_chain_out_of_order_or_with_another_issuer(chain: str) -> None:
     message = refusal(chain=chain)
     assert "CN=example.org was issued by CN=Middle" in message
 
@@ -151,18 +151,18 @@ def test_the_ca_first() -> None:
     assert "CA:FALSE" not in message
 
 
-def test_one_signed_by_itself_as_openssl_makes_it() -> None:
+def test_a_self_signed_certificate_as_openssl_creates_it() -> None:
     message = refusal(make("example.org", ca=True))
     assert "CN=example.org, is a CA's" in message
-    assert "make it again with basicConstraints=CA:FALSE" in message
+    assert "create it again with basicConstraints=CA:FALSE" in message
 
 
-def test_an_expired_one() -> None:
+def test_an_expired_certificate() -> None:
     message = refusal(make("example.org", MIDDLE, period=(-90 * DAY, -DAY)))
     assert "CN=example.org expired 2026-11-22 12:00 UTC (this machine's clock says 2026-11-23 12:00 UTC)" in message
 
 
-def test_one_that_is_not_valid_yet_or_a_clock_that_is_a_day_late() -> None:
+def test_a_certificate_that_is_not_valid_yet_or_a_clock_that_is_a_day_late() -> None:
     message = refusal(make("example.org", MIDDLE, period=(DAY, 90 * DAY)))
     assert "valid from 2026-11-24 12:00 UTC only (this machine's clock says 2026-11-23 12:00 UTC)" in message
     assert "set the clock" in message
@@ -203,7 +203,7 @@ def test_addresses() -> None:
     assert "does not cover 192.0.2.2; it is for 192.0.2.1, 2001:db8::1" in refusal(site, domains=("192.0.2.2",))
 
 
-def test_a_common_name_is_no_name() -> None:
+def test_a_common_name_is_not_enough() -> None:
     assert "names no host" in refusal(make("example.org", MIDDLE, names=None))
 
 
@@ -215,13 +215,13 @@ def test_a_certificate_for_clients() -> None:
 
 
 @pytest.mark.parametrize(("left", "warned"), [(13 * DAY, True), (15 * DAY, False)])
-def test_the_last_fortnight_is_told(left: dt.timedelta, warned: bool) -> None:
+def test_expiry_within_two_weeks_is_a_warning(left: dt.timedelta, warned: bool) -> None:
     verdict = judged(make("example.org", MIDDLE, period=(-DAY, left)))
     assert verdict.expires == NOW + left
     assert [("in 13 days" in text) for text in verdict.warnings] == ([True] if warned else [])
 
 
-def test_a_missing_intermediate_is_told() -> None:
+def test_a_missing_intermediate_certificate_is_a_warning() -> None:
     place = x509.UniformResourceIdentifier("http://ca.example/middle.crt")
     access = x509.AuthorityInformationAccess([x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, place)])
     site = make("example.org", MIDDLE, extensions=(access,))
