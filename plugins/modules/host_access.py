@@ -1,45 +1,45 @@
 #!/usr/bin/python
-"""Ansible module: firewall and SSH of a host, changed without locking anybody out."""
+"""Ansible module: change the firewall and the SSH server of a host without locking out the operator."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
 module: host_access
-short_description: Change the firewall and the SSH server of a host without locking anybody out
+short_description: Change the firewall and the SSH server of a host without locking out the operator
 version_added: 0.1.0
 description:
-  - Writes the rules of the firewall and a drop-in for the SSH server, and puts both into effect, for some time. Then
-    they are undone, by a timer of systemd or by the next boot, unless they are confirmed with O(state=confirmed).
-    Between the two calls belong C(reset_connection) of M(ansible.builtin.meta) and
-    M(ansible.builtin.wait_for_connection), so that the confirmation comes by a new connection.
-  - Refuses what can be seen beforehand, with the host unchanged - rules that nftables does not take or that cut SSH,
-    settings that C(sshd) does not take or that another line beats, a login user without an authorized key.
-  - A change that nobody confirmed is undone before the next one.
+  - Writes the rules of the firewall and a drop-in for the SSH server, and activates both. After O(seconds) a systemd
+    timer, or else the next boot, undoes the change unless it is confirmed with O(state=confirmed). Between the two
+    calls, use C(reset_connection) of M(ansible.builtin.meta) and M(ansible.builtin.wait_for_connection), so that the
+    confirmation uses a new connection.
+  - Refuses, with the host unchanged, rules that nftables does not accept or that block SSH, settings that C(sshd) does
+    not accept or that another line overrides, and a login user without an authorized key.
+  - An unconfirmed change is undone before the next one is applied.
   - Needs the units C(hostwright-firewall.service) and C(hostwright-undo.service), which the role hardening installs.
 options:
   state:
     description:
-      - V(applied) puts rules and settings into effect, V(confirmed) keeps them.
+      - V(applied) activates rules and settings, V(confirmed) keeps them.
     type: str
     choices: [applied, confirmed]
     default: applied
   firewall:
     description:
-      - The rules, a file for C(nft) that replaces the table C(inet hostwright) and nothing else. C($ssh_ports) stands
-        for the ports of SSH, those that C(sshd) listens on and the one of this connection. Empty for no firewall.
+      - The rules, a file for C(nft) that replaces the table C(inet hostwright) and nothing else. C($ssh_ports) is
+        defined as the ports that C(sshd) listens on and the port of this connection. If empty, there is no firewall.
     type: str
     default: ""
   inside:
     description:
-      - Interfaces that the rules do not filter; a last C(*) stands for anything. One that leads out of the host is
-        refused.
+      - Interfaces that the rules do not filter; a final C(*) matches any ending. An interface that leads out of the
+        host is refused.
     type: list
     elements: str
     default: []
   ssh:
     description:
-      - Settings of the SSH server, keywords and values as in C(sshd_config). Empty for none of ours.
+      - Settings of the SSH server, keywords and values as in C(sshd_config). If empty, the drop-in is removed.
     type: dict
     default: {}
   seconds:
@@ -49,31 +49,31 @@ options:
     default: 60
 attributes:
   check_mode:
-    description: Decides and refuses as otherwise, and changes nothing.
+    description: Checks, refuses and reports the same, without a change.
     support: full
   diff_mode:
-    description: Shows both files.
+    description: Shows the changes of both files.
     support: full
 author:
   - The Hostwright developers
 """
 
 EXAMPLES = r"""
-- name: Take no more passwords
+- name: Turn off passwords
   hostwright.django.host_access:
     ssh:
       PasswordAuthentication: "no"
   register: access
 
-- name: Come back by a new connection
+- name: Close the connection
   ansible.builtin.meta: reset_connection
 
-- name: Wait for it
+- name: Open a new connection
   ansible.builtin.wait_for_connection:
     timeout: 90
   when: access is changed
 
-- name: Keep the change
+- name: Confirm the change
   hostwright.django.host_access:
     state: confirmed
   when: access is changed

@@ -1,4 +1,4 @@
-"""Firewall and SSH server: changed so that the operator is not locked out.
+"""Firewall and SSH server of a host, changed without locking out the operator.
 
 Runs on the host, inside the module host_access.
 """

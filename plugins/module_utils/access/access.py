@@ -1,7 +1,7 @@
-"""Firewall and SSH server of a host, changed so that nobody is locked out.
+"""Firewall and SSH server of a host, changed without locking out the operator.
 
-First everything that can be seen beforehand is refused; then the switch is armed (``undo``), the files are written and
-put into effect. Whoever made the change must come back by a new connection and confirm it.
+Rules and settings that would certainly lock out the operator are refused first. Then the dead man's switch (``undo``)
+is armed, and the files are written and activated. The operator must confirm the change over a new connection.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .undo import Undo
 FIREWALL_UNIT = "hostwright-firewall.service"
 SSH_UNIT = "ssh.service"
 TABLE = ("inet", "hostwright")
-SSH_PORTS = "$ssh_ports"  # the name under which the rules know the ports of SSH
+SSH_PORTS = "$ssh_ports"  # nftables variable with the ports of SSH
 REFUSES = re.compile(r"^(?P<match>.*?)(?:\bcounter\b\s*)?(?:drop|reject(?:\s+with\s.*)?)$")
 PORTS = re.compile(r"^tcp dport (?:\{(?P<set>[^}]*)\}|(?P<one>[\w-]+))$")
 
 
 @dataclass(frozen=True)
 class Change:
-    """A file's text before and after; None: there is none."""
+    """A file's text before and after; None: no file."""
 
     path: Path
     before: str | None
@@ -37,13 +37,13 @@ class Change:
 
     @property
     def real(self) -> bool:
-        """Whether they differ."""
+        """Whether the texts differ."""
         return self.before != self.after
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was, or in check mode would be, done."""
+    """Result of ``apply``; in check mode, what it would be."""
 
     changed: bool
     ssh_ports: tuple[int, ...]
@@ -51,7 +51,7 @@ class Outcome:
 
 
 class HostAccess:
-    """The ways into a host. ``root`` is where its files are found."""
+    """Firewall and SSH server of a host; ``root`` is the directory of its files."""
 
     def __init__(self, run: Runner, session: Session | None, root: Path = Path("/")) -> None:
         self.run = run
@@ -69,17 +69,17 @@ class HostAccess:
         seconds: int,
         check: bool,
     ) -> Outcome:
-        """Put rules and settings into effect until they are undone; ``confirm`` keeps them.
+        """Activate rules and settings; they are undone after a time unless ``confirm`` keeps them.
 
         Args:
-            rules: the table of nftables; empty for no firewall. It uses ``$ssh_ports``.
-            inside: interfaces whose traffic the rules do not filter; a last ``*`` stands for anything.
-            settings: keywords and values for the SSH server; empty for none.
+            rules: the nftables table, which uses ``$ssh_ports``; empty: no firewall.
+            inside: interfaces that the rules do not filter; a final ``*`` matches any ending.
+            settings: keywords and values for the SSH server; empty: none.
             seconds: how long to wait for ``confirm``.
-            check: decide and refuse as otherwise, but change nothing.
+            check: whether to refuse and report only, without a change.
 
         Raises:
-            ProblemError: it cannot be done; the host is as it was.
+            ProblemError: the change is refused or failed; the host is as it was before.
         """
         unconfirmed = self.undo.armed
         if unconfirmed and not check:
@@ -108,59 +108,59 @@ class HostAccess:
         return self.session.address if self.session else "127.0.0.1"
 
     def confirm(self) -> None:
-        """Keep what was applied.
+        """Keep the applied change.
 
         Raises:
-            ProblemError: it has been undone meanwhile.
+            ProblemError: it was undone already.
         """
         self.undo.confirm()
 
     def _ssh_ports(self) -> tuple[int, ...]:
-        """What the server listens on, and where the session of this run came in, whatever listens there."""
+        """Return the ports that the server listens on, and the port of this run's connection."""
         ports = {self.session.port} if self.session else set()
         if self._has("sshd"):
             ports |= self.ssh.ports()
         if not ports:
             raise ProblemError(
                 Problem(
-                    "no SSH server was found, so the firewall cannot know which port to keep open for it",
+                    "no SSH server was found, so the port that the firewall must keep open is unknown",
                     "sshd",
-                    "install openssh-server, or leave the firewall out with hardening_firewall: false",
+                    "install openssh-server, or turn the firewall off with hardening_firewall: false",
                 )
             )
         return tuple(sorted(ports))
 
     def _refuse_settings(self, settings: Mapping[str, str | int | bool]) -> Effective:
-        effective = self.ssh.refuse_beaten(settings, ["root", self._user], self._address)
+        effective = self.ssh.refuse_overridden(settings, ["root", self._user], self._address)
         if not self.session:
             return effective
         if self.session.user == "root" and effective.get("permitrootlogin") == ["no"]:
             raise ProblemError(
                 Problem(
-                    "this run logged in as root, whom PermitRootLogin would not let in any more",
+                    "this run logged in as root, but PermitRootLogin: no would lock out root",
                     "hardening_ssh_settings",
-                    "log in as a user with sudo, or allow root by key with PermitRootLogin: prohibit-password",
+                    "log in as a user with sudo, or allow root logins by key with PermitRootLogin: prohibit-password",
                 )
             )
         self.ssh.refuse_keyless(effective, self.session.user)
         return effective
 
     def _refuse_rules(self, text: str, ports: Iterable[int], inside: Sequence[str], check: bool) -> None:
-        if line := cutting(text, ports):
+        if line := blocking_rule(text, ports):
             raise ProblemError(
                 Problem(
                     "a rule of the firewall would cut SSH off",
                     line,
-                    "correct hardening_extra_rules: they are looked at before SSH's own rule; nothing was changed",
+                    "correct hardening_extra_rules: they are evaluated before the rule for SSH; nothing was changed",
                 )
             )
         for name in sorted(self._outside()):
             if pattern := next((pattern for pattern in inside if _fits(name, pattern)), None):
                 raise ProblemError(
                     Problem(
-                        f"the interface {name} leads out of the host; the firewall would take it for one of Docker's",
+                        f"the interface {name} leads out of the host, so the firewall must not treat it as inside",
                         f'hardening_inside_interfaces: "{pattern}"',
-                        "name there only the bridges of Docker ('docker network ls'); nothing was changed",
+                        "list only Docker's bridges there ('docker network ls'); nothing was changed",
                     )
                 )
         if check and not self._has("nft"):
@@ -172,15 +172,15 @@ class HostAccess:
             if not answer.ok:
                 raise ProblemError(
                     Problem(
-                        "nftables does not take the firewall's rules; nothing was changed",
+                        "nftables refuses the firewall's rules; nothing was changed",
                         answer.said.replace(candidate.name, str(self.firewall)),
-                        "correct hardening_extra_rules; if no rule is named, the kernel has no nftables: leave the "
-                        "firewall out with hardening_firewall: false",
+                        "correct hardening_extra_rules; if no rule is named, the kernel has no nftables: turn the "
+                        "firewall off with hardening_firewall: false",
                     )
                 )
 
     def _outside(self) -> set[str]:
-        """The interfaces that lead out: those with a default route, and bridges to more than containers."""
+        """Return the interfaces that lead out of the host: those with a default route, and bridges to more than containers."""
         names = {row[0] for row in self._rows("proc/net/route") if row[1:2] == row[7:8] == ["00000000"]}
         names |= {row[9] for row in self._rows("proc/net/ipv6_route") if row[:2] == ["0" * 32, "00"]}
         network = self.root / "sys/class/net"
@@ -214,14 +214,12 @@ class HostAccess:
                 present = self.firewall.exists()
                 self._must(["systemctl", "reload-or-restart" if present else "stop", FIREWALL_UNIT])
                 if present and not self._table_loaded():
-                    raise _failed(f"systemctl reload-or-restart {FIREWALL_UNIT}", "the table is not there afterwards")
+                    raise _failed(f"systemctl reload-or-restart {FIREWALL_UNIT}", "the table is missing afterwards")
             if ssh:
                 self._must(["sshd", "-t"])
                 effective = self.ssh.effective(self._user, self._address)
                 if wrong := [keyword for keyword, values in settings.items() if effective.get(keyword) != values]:
-                    raise _failed(
-                        "sshd -T", f"it does not show what was written to {self.ssh.drop_in}: {', '.join(wrong)}"
-                    )
+                    raise _failed("sshd -T", f"settings of {self.ssh.drop_in} are not in effect: {', '.join(wrong)}")
                 self._must(["systemctl", "try-reload-or-restart", SSH_UNIT])
         except BaseException:
             self.undo.undo()
@@ -241,7 +239,7 @@ class HostAccess:
 
 
 def rules_before_ssh(text: str) -> list[str]:
-    """The rules that are looked at before the one that lets SSH in, without comments."""
+    """Return the rules that are evaluated before the one that accepts SSH, without comments."""
     rules = []
     for line in text.splitlines()[1:]:
         if SSH_PORTS in line and line.rstrip().endswith("accept"):
@@ -250,8 +248,8 @@ def rules_before_ssh(text: str) -> list[str]:
     return [rule for rule in rules if rule]
 
 
-def cutting(text: str, ports: Iterable[int]) -> str | None:
-    """The first rule that refuses every new connection to one of the ports, as far as that can be seen in it."""
+def blocking_rule(text: str, ports: Iterable[int]) -> str | None:
+    """Return the first rule that evidently refuses every new connection to one of the ports; None if there is none."""
     for rule in rules_before_ssh(text):
         found = REFUSES.match(rule)
         if not found:
@@ -263,7 +261,7 @@ def cutting(text: str, ports: Iterable[int]) -> str | None:
 
 
 def _named_ports(condition: str) -> set[int]:
-    """The ports of a condition that looks at nothing else."""
+    """Return the ports of a condition that tests TCP ports only; else the empty set."""
     found = PORTS.match(condition)
     if not found:
         return set()
@@ -294,11 +292,11 @@ def _write(change: Change) -> None:
     write_durably(change.path, change.after, 0o600, os.geteuid(), os.getegid())
 
 
-def _failed(what: str, said: str) -> ProblemError:
+def _failed(command: str, output: str) -> ProblemError:
     return ProblemError(
         Problem(
-            f"'{what}' failed; the firewall and SSH are as they were before",
-            said or what,
+            f"'{command}' failed; the firewall and SSH are as they were before",
+            output or command,
             f"see 'journalctl -u {FIREWALL_UNIT} -u {SSH_UNIT}' on the host",
         )
     )

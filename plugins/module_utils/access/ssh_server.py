@@ -1,4 +1,4 @@
-"""The SSH server of a host, and the session that Ansible came in by: read, and asked what it would do with settings."""
+"""The SSH server of a host with its effective settings, and the SSH session of Ansible."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..host.process import Runner
 
 DROP_IN = "10-hostwright.conf"
 
-# What `sshd -T` prints: the values of each keyword, in lower case, in their order.
+# Output of `sshd -T`: the values of each lower-case keyword, in their order.
 Effective = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
 class Session:
-    """The SSH session that a process belongs to: who logged in, from which address, to which port of the host."""
+    """An SSH session: the user, the client's address and the host's port."""
 
     user: str
     address: str
@@ -29,9 +29,9 @@ class Session:
 
 
 def session(pid: int, proc: Path = Path("/proc")) -> Session | None:
-    """The session of a process; None if it did not come in by SSH.
+    """Return the SSH session that a process belongs to; None if there is none.
 
-    The environment of the module's own process does not tell, as sudo clears it; that of the login shell does.
+    It reads the environment of the login shell: sudo clears that of the module's own process.
     """
     found = None
     while pid > 1:
@@ -55,7 +55,7 @@ def _name(uid: int) -> str:
 
 
 def drop_in_text(settings: Mapping[str, str | int | bool]) -> str:
-    """The text of the drop-in; a YAML boolean is meant as yes or no."""
+    """Return the text of the drop-in; YAML booleans become yes and no."""
     lines = ["# Written by Ansible (hostwright.django.host_access)."]
     for keyword, value in settings.items():
         lines.append(f"{keyword} {('no', 'yes')[value] if isinstance(value, bool) else value}")
@@ -63,7 +63,7 @@ def drop_in_text(settings: Mapping[str, str | int | bool]) -> str:
 
 
 def parse_effective(text: str) -> Effective:
-    """What ``sshd -T`` printed."""
+    """Parse the output of ``sshd -T``."""
     effective: Effective = {}
     for line in text.splitlines():
         keyword, _, value = line.partition(" ")
@@ -72,7 +72,7 @@ def parse_effective(text: str) -> Effective:
 
 
 class SshServer:
-    """OpenSSH's server, its configuration below ``directory``."""
+    """OpenSSH's server; ``directory`` contains its configuration."""
 
     def __init__(self, run: Runner, directory: Path = Path("/etc/ssh")) -> None:
         self.run = run
@@ -80,49 +80,52 @@ class SshServer:
 
     @property
     def drop_in(self) -> Path:
-        """The file with our settings."""
+        """The file with Hostwright's settings."""
         return self.directory / "sshd_config.d" / DROP_IN
 
     def effective(self, user: str, address: str, file: Path | None = None) -> Effective:
-        """What holds for a user from an address.
+        """Return the effective settings for a user from an address.
 
         Args:
             user: name of the user.
-            address: where the user comes from.
-            file: another configuration file than the server's.
+            address: the client's address.
+            file: configuration file to use instead of the server's.
 
         Raises:
-            ProblemError: the server does not take its configuration.
+            ProblemError: the server refuses its configuration.
         """
         command = ["sshd", "-T", "-C", f"user={user},host={address},addr={address}"]
         answer = self.run([*command, "-f", str(file)] if file else command)
         if not answer.ok:
             raise ProblemError(
                 Problem(
-                    "the SSH server does not take its configuration",
-                    self._real(answer.said, file.parent if file else self.directory),
-                    "correct hardening_ssh_settings, or the file that is named ('sshd -t' on the host checks it)",
+                    "the SSH server refuses its configuration",
+                    answer.said.replace(str(file.parent), str(self.directory)) if file else answer.said,
+                    "correct hardening_ssh_settings, or the named file ('sshd -t' on the host checks it)",
                 )
             )
         return parse_effective(answer.stdout)
 
     def ports(self) -> set[int]:
-        """The ports that the server listens on.
+        """Return the ports that the server listens on.
 
         Raises:
-            ProblemError: the server does not take its configuration.
+            ProblemError: the server refuses its configuration.
         """
         addresses = self.effective("root", "127.0.0.1").get("listenaddress", [])
         return {int(port) for address in addresses if (port := address.rpartition(":")[2]).isdecimal()}
 
-    def refuse_beaten(self, settings: Mapping[str, str | int | bool], users: Sequence[str], address: str) -> Effective:
-        """See, on copies, whether the settings will hold where the drop-in stands; return what holds for the last user.
+    def refuse_overridden(
+        self, settings: Mapping[str, str | int | bool], users: Sequence[str], address: str
+    ) -> Effective:
+        """Check, on copies, that the settings take effect in the drop-in; return the last user's effective settings.
 
-        The first line with a keyword counts. So the settings at the top of everything are compared with the settings in
-        the drop-in, for each of ``users`` from ``address``: if the server tells a difference, something beats them.
+        sshd uses the first line with a keyword. So this compares the effective settings with the lines at the top of
+        sshd_config and with the lines in the drop-in, for each of ``users`` from ``address``: if they differ, another
+        line overrides the drop-in.
 
         Raises:
-            ProblemError: the settings are wrong, or another line beats one of them.
+            ProblemError: the settings are wrong, or another line overrides one of them.
         """
         keywords = [keyword.lower() for keyword in settings]
         effective: Effective = {}
@@ -134,15 +137,15 @@ class SshServer:
             for user in users:
                 effective = self.effective(user, address, later)
                 wanted = self.effective(user, address, first)
-                if beaten := [keyword for keyword in keywords if wanted.get(keyword) != effective.get(keyword)]:
-                    raise ProblemError(self._beaten(beaten, user))
+                if overridden := [keyword for keyword in keywords if wanted.get(keyword) != effective.get(keyword)]:
+                    raise ProblemError(self._overridden(overridden, user))
         return effective
 
     def refuse_keyless(self, effective: Effective, user: str) -> None:
-        """Refuse to take passwords from a user who has nothing else to log in with.
+        """Refuse to turn off passwords for a user without a key.
 
         Raises:
-            ProblemError: no authorized key.
+            ProblemError: the user has no authorized key.
         """
         if effective.get("passwordauthentication") != ["no"]:
             return
@@ -154,15 +157,15 @@ class SshServer:
             return
         raise ProblemError(
             Problem(
-                f"the user {user}, who logged in for this run, has no authorized key, and would not get in any more",
-                ", ".join(map(str, files)) or f"{user} is no user of this host",
-                f"give the user a key (ssh-copy-id {user}@HOST), log in with it, then run again; "
-                "or leave SSH as it is with hardening_ssh: false",
+                f"the user {user}, who logged in for this run, has no authorized key and would be locked out",
+                ", ".join(map(str, files)) or f"{user} is not a user of this host",
+                f"install a key (ssh-copy-id {user}@HOST), log in with it, then run again; "
+                "or leave SSH unchanged with hardening_ssh: false",
             )
         )
 
     def _copy(self, place: Path, drop_in: str) -> Path:
-        """Copy the configuration, with another drop-in, and have it include its own copy; return the main file."""
+        """Copy the configuration with another drop-in, so that it includes the copied files; return the main file."""
         snippets = place / "sshd_config.d"
         snippets.mkdir(parents=True)
         for path in self._snippets():
@@ -174,13 +177,12 @@ class SshServer:
         main.write_text(re.sub(include, rf"\g<1>{place}/", text), encoding="utf-8", errors="surrogateescape")
         return main
 
-    def _beaten(self, keywords: Sequence[str], user: str) -> Problem:
-        rivals = list(self._lines(keywords))
+    def _overridden(self, keywords: Sequence[str], user: str) -> Problem:
         return Problem(
-            f"settings of SSH would not hold for the user {user}, as other lines come first: {', '.join(keywords)}",
-            "; ".join(rivals)
+            f"other lines override settings of SSH for the user {user}: {', '.join(keywords)}",
+            "; ".join(self._lines(keywords))
             or f"{self.directory}/sshd_config includes {self.drop_in.parent}/*.conf too late or not at all",
-            "remove these lines, or say in hardening_ssh_settings what they say; nothing was changed",
+            "remove these lines, or set the same values in hardening_ssh_settings; nothing was changed",
         )
 
     def _lines(self, keywords: Sequence[str]) -> Iterator[str]:
@@ -191,9 +193,6 @@ class SshServer:
 
     def _snippets(self) -> list[Path]:
         return [path for path in sorted(self.drop_in.parent.glob("*.conf")) if path != self.drop_in]
-
-    def _real(self, said: str, place: Path) -> str:
-        return said.replace(str(place), str(self.directory))
 
 
 def _key_files(effective: Effective, user: str) -> Iterator[Path]:

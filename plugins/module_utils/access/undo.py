@@ -1,10 +1,10 @@
-"""A dead man's switch: a change of files that goes back by itself unless somebody confirms it.
+"""A dead man's switch: a change of files that is undone unless it is confirmed.
 
-What the files said before is kept on disk, with a script that puts it back, before the first of them is touched. A
-timer of systemd runs the script, and so does the next boot, so that a host that is switched off and on again comes back
-as it was. One rename decides who was first: ``armed`` becomes ``confirmed``, or ``undoing`` and then ``undone``.
+Before the first file changes, copies of the files and a script that restores them are written to disk. A systemd timer
+runs the script, and so does the next boot, so that a host that is power-cycled comes back as it was. One rename decides
+between the two outcomes: ``armed`` becomes ``confirmed``, or ``undoing`` and then ``undone``.
 
-The unit that undoes, hostwright-undo.service, belongs to the role hardening.
+The role hardening installs the unit that undoes the change, hostwright-undo.service.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..host.process import Runner
 
 SERVICE = "hostwright-undo.service"
 TIMER = "hostwright-undo.timer"
-PATIENCE = 20  # seconds for an undoing that is under way
+UNDO_TIME = 20  # seconds to wait for an undo in progress
 
 
 class Undo:
-    """The switch of a host; ``directory`` holds its state."""
+    """The dead man's switch of a host; ``directory`` contains its state."""
 
     def __init__(self, directory: Path, run: Runner) -> None:
         self.directory = directory
@@ -34,20 +34,20 @@ class Undo:
 
     @property
     def armed(self) -> bool:
-        """Whether a change waits to be confirmed."""
+        """Whether a change is unconfirmed."""
         return self._at("armed").exists()
 
     def arm(self, paths: Sequence[Path], commands: Sequence[str], seconds: int) -> None:
-        """Keep what the files say now, and have it put back after a time.
+        """Save the files, and start the timer that restores them.
 
         Args:
-            paths: the files that are going to change, or to come, or to go.
-            commands: lines of shell that put the files into effect when they are back. They run at boot too, before
-                other services, so they must not wait for any.
+            paths: the files that will be changed, created or removed.
+            commands: shell commands that activate the restored files. They also run at boot, before other services,
+                so they must not wait for a service.
             seconds: how long to wait for ``confirm``.
 
         Raises:
-            ProblemError: systemd does not take the timer; nothing was changed.
+            ProblemError: systemd refuses the timer; nothing was changed.
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in ("arming", "confirmed", "undone"):
@@ -78,7 +78,7 @@ class Undo:
         if not started.ok:
             raise ProblemError(
                 Problem(
-                    "systemd does not take the timer that would undo the change; nothing was changed",
+                    "systemd refuses the timer that would undo the change; nothing was changed",
                     started.said or "systemd-run",
                     f"see 'systemctl status {SERVICE} {TIMER}' on the host, then run again",
                 )
@@ -90,53 +90,53 @@ class Undo:
         """Keep the change.
 
         Raises:
-            ProblemError: it is too late, the change is undone; or there is none.
+            ProblemError: the change was undone already; or there is none.
         """
         try:
             self._at("armed").rename(self._at("confirmed"))
         except FileNotFoundError:
             self._wait()
             late = self._at("undone").exists()
-            self._forget()
+            self._clean_up()
             raise ProblemError(
                 Problem(
                     "no new connection came in time after the firewall or SSH was changed, so the change was undone: "
                     "the host is as it was before"
                     if late
-                    else "there is no change to confirm: somebody else has confirmed it or replaced it",
+                    else "there is no change to confirm: another run has confirmed or replaced it",
                     str(self.directory),
-                    "look for what cuts SSH in hardening_extra_rules and hardening_ssh_settings; where the host is "
-                    "only slow, raise hardening_undo_seconds; then run again"
+                    "find the cause in hardening_extra_rules and hardening_ssh_settings; if the host is just slow, "
+                    "raise hardening_undo_seconds; then run again"
                     if late
                     else "run again",
                 )
             ) from None
-        self._forget()
+        self._clean_up()
 
     def undo(self) -> None:
         """Undo an unconfirmed change now.
 
         Raises:
-            ProblemError: it cannot be undone.
+            ProblemError: the change cannot be undone.
         """
         answer = self.run(["systemctl", "start", SERVICE])
         self._wait()
         if not answer.ok or not self._at("undone").exists():
             raise ProblemError(
                 Problem(
-                    "a change of the firewall or SSH that was not confirmed cannot be undone",
+                    "an unconfirmed change of the firewall or SSH cannot be undone",
                     answer.said or str(self.directory),
                     f"see 'journalctl -u {SERVICE}' on the host",
                 )
             )
-        self._forget()
+        self._clean_up()
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + UNDO_TIME
         while self._at("undoing").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    def _forget(self) -> None:
+    def _clean_up(self) -> None:
         self.run(["systemctl", "stop", TIMER])
         for name in ("confirmed", "undone"):
             shutil.rmtree(self._at(name), ignore_errors=True)

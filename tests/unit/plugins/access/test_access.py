@@ -1,4 +1,4 @@
-"""Firewall and SSH, changed with a dead man's switch on a pretended host; the script that undoes is run for real."""
+"""Firewall and SSH, changed with a dead man's switch on a simulated host; the undo script is really run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from ansible_collections.hostwright.django.plugins.module_utils.access.access import HostAccess, cutting
+from ansible_collections.hostwright.django.plugins.module_utils.access.access import HostAccess, blocking_rule
 from ansible_collections.hostwright.django.plugins.module_utils.access.ssh_server import Session, drop_in_text, session
 from ansible_collections.hostwright.django.plugins.module_utils.host.problems import ProblemError
 from ansible_collections.hostwright.django.plugins.module_utils.host.process import NOT_FOUND, Answer
@@ -32,7 +32,7 @@ USER = "nobody"
 
 
 class Host:
-    """A host whose nft, sshd and systemd are pretended; its files are below ``root``."""
+    """A host with simulated nft, sshd and systemd; its files are below ``root``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -66,7 +66,7 @@ class Host:
         return self.access.apply(rules, inside, SETTINGS if ssh else {}, 60, check).changed
 
     def state(self) -> set[str]:
-        """What the switch has on disk."""
+        """Return the names of the switch's files on disk."""
         undo = self.root / "etc/hostwright/undo"
         return {path.name for path in undo.iterdir()} if undo.exists() else set()
 
@@ -104,13 +104,13 @@ class Host:
         return Answer(0)
 
     def effective(self, file: Path, connection: str) -> list[tuple[str, str]]:
-        """What sshd makes of its files: the first line with a keyword counts."""
+        """Return the effective settings as sshd does: the first line with a keyword counts."""
         found: dict[str, str] = {}
         self.read(file, connection, found)
         return [*{**self.defaults, **found}.items(), *(("listenaddress", address) for address in self.listen)]
 
     def read(self, file: Path, connection: str, found: dict[str, str]) -> None:
-        """Read one file, those that it includes, and blocks for the user."""
+        """Read one file, the files that it includes, and the blocks that match the connection."""
         applies = True
         for line in file.read_text(encoding="utf-8").splitlines():
             keyword, _, value = line.strip().partition(" ")
@@ -127,11 +127,11 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    """A host that was never hardened."""
+    """A host without Hostwright's firewall and settings."""
     return Host(tmp_path)
 
 
-def test_change_that_is_confirmed_stays(host: Host) -> None:
+def test_confirmed_change_stays(host: Host) -> None:
     assert host.apply()
     assert host.when_timer_starts == [False, False]
     assert host.state() == {"armed"}
@@ -147,7 +147,7 @@ def test_change_that_is_confirmed_stays(host: Host) -> None:
     assert host.state() == set()
 
 
-def test_change_that_is_not_confirmed_is_undone(host: Host) -> None:
+def test_unconfirmed_change_is_undone(host: Host) -> None:
     host.apply(ssh=False)
     host.access.confirm()
     before = host.firewall.read_text()
@@ -167,14 +167,14 @@ def test_change_that_is_not_confirmed_is_undone(host: Host) -> None:
     assert host.state() == set()
 
 
-def test_first_firewall_is_undone_to_none(host: Host) -> None:
+def test_undo_of_the_first_firewall_removes_it(host: Host) -> None:
     host.apply()
     host.undo()
     assert not host.firewall.exists()
     assert "undo: systemctl --no-block stop hostwright-firewall.service" in (host.root / "undo.calls").read_text()
 
 
-def test_nobody_else_writes_what_root_runs(host: Host) -> None:
+def test_only_root_can_write_the_undo_script(host: Host) -> None:
     umask = os.umask(0)
     try:
         host.apply()
@@ -185,7 +185,7 @@ def test_nobody_else_writes_what_root_runs(host: Host) -> None:
         assert path.stat().st_mode & 0o022 == 0, path
 
 
-def test_undoing_goes_on_after_a_crash(host: Host) -> None:
+def test_undo_continues_after_a_crash(host: Host) -> None:
     host.apply()
     undo = host.root / "etc/hostwright/undo"
     (undo / "armed").rename(undo / "undoing")
@@ -194,14 +194,14 @@ def test_undoing_goes_on_after_a_crash(host: Host) -> None:
     assert host.state() == {"undone"}
 
 
-def test_unconfirmed_change_goes_before_the_next(host: Host) -> None:
+def test_unconfirmed_change_is_undone_before_the_next(host: Host) -> None:
     host.apply(rules=RULES.replace("80", "81"))
     assert host.apply(rules=RULES)
     host.undo()
     assert not host.firewall.exists()
 
 
-def test_confirming_waits_for_what_is_being_undone(host: Host) -> None:
+def test_confirmation_waits_for_an_undo_in_progress(host: Host) -> None:
     host.apply()
     undo = host.root / "etc/hostwright/undo"
     (undo / "armed").rename(undo / "undoing")
@@ -217,7 +217,7 @@ def test_nothing_to_confirm(host: Host) -> None:
         host.access.confirm()
 
 
-def test_parts_are_taken_away(host: Host) -> None:
+def test_parts_that_are_turned_off_are_removed(host: Host) -> None:
     host.apply()
     host.access.confirm()
     assert host.access.apply("", (), {}, 60, False).changed
@@ -242,7 +242,7 @@ def test_check_mode_leaves_an_unconfirmed_change(host: Host) -> None:
     assert host.state() == {"armed"}
 
 
-def test_lost_table_is_loaded_again(host: Host) -> None:
+def test_missing_table_is_loaded_again(host: Host) -> None:
     host.apply()
     host.access.confirm()
     host.table = False
@@ -270,26 +270,26 @@ def test_failure_is_undone_at_once(host: Host, command: str) -> None:
     assert host.state() == set()
 
 
-def test_firewall_that_is_not_there_afterwards_is_undone(host: Host) -> None:
-    def deaf(command: Sequence[str]) -> Answer:
+def test_firewall_that_is_missing_afterwards_is_undone(host: Host) -> None:
+    def without_effect(command: Sequence[str]) -> Answer:
         answer = host(command)
         host.table = False
         return answer
 
-    host.access.run = deaf
-    with pytest.raises(ProblemError, match="the table is not there afterwards"):
+    host.access.run = without_effect
+    with pytest.raises(ProblemError, match="the table is missing afterwards"):
         host.apply()
     assert not host.firewall.exists()
 
 
-def test_change_that_cannot_be_undone_is_told(host: Host) -> None:
+def test_change_that_cannot_be_undone_is_reported(host: Host) -> None:
     host.fails = {"sshd -t", "systemctl start hostwright-undo.service"}
     with pytest.raises(ProblemError, match="cannot be undone"):
         host.apply()
     assert host.state() == {"armed"}
 
 
-def test_settings_that_do_not_show_afterwards_are_undone(host: Host) -> None:
+def test_settings_that_have_no_effect_afterwards_are_undone(host: Host) -> None:
     host.main(f"Include {host.root}/elsewhere/*.conf\nInclude /etc/ssh/sshd_config.d/*.conf\n")
     (host.root / "elsewhere").mkdir()
 
@@ -299,7 +299,7 @@ def test_settings_that_do_not_show_afterwards_are_undone(host: Host) -> None:
         return host(command)
 
     host.access.run = host.access.ssh.run = host.access.undo.run = race
-    with pytest.raises(ProblemError, match=r"does not show what was written to .*10-hostwright\.conf: maxauthtries"):
+    with pytest.raises(ProblemError, match=r"settings of .*10-hostwright\.conf are not in effect: maxauthtries"):
         host.apply()
     assert not host.drop_in.exists()
 
@@ -307,26 +307,28 @@ def test_settings_that_do_not_show_afterwards_are_undone(host: Host) -> None:
 @pytest.mark.parametrize("check", [False, True])
 def test_rules_that_nft_refuses(host: Host, check: bool) -> None:
     host.fails = {"nft --check"}
-    with pytest.raises(ProblemError, match="nftables does not take"):
+    with pytest.raises(ProblemError, match="nftables refuses"):
         host.apply(check=check)
     assert host.state() == set()
 
 
 @pytest.mark.parametrize("command", ["sshd -T", f"sshd -T -C user={USER}"])
 def test_settings_that_sshd_refuses(host: Host, command: str) -> None:
-    def said(words: Sequence[str]) -> Answer:
+    def refuse(words: Sequence[str]) -> Answer:
         file = words[words.index("-f") + 1] if "-f" in words else f"{host.root}/etc/ssh/sshd_config"
         return Answer(255, stderr=f"{file}: line 2") if " ".join(words).startswith(command) else host(words)
 
-    host.access.run = host.access.ssh.run = said
-    with pytest.raises(ProblemError, match=rf"does not take .*\s+where: {host.root}/etc/ssh/sshd_config: line 2\n"):
+    host.access.run = host.access.ssh.run = refuse
+    with pytest.raises(
+        ProblemError, match=rf"refuses its configuration\s+where: {host.root}/etc/ssh/sshd_config: line 2\n"
+    ):
         host.apply()
     assert host.state() == set()
 
 
 def test_without_nft_nothing_changes(host: Host) -> None:
     host.missing = {"nft"}
-    with pytest.raises(ProblemError, match="nftables does not take"):
+    with pytest.raises(ProblemError, match="nftables refuses"):
         host.apply()
     assert host.state() == set()
 
@@ -346,7 +348,7 @@ def test_without_nft_nothing_changes(host: Host) -> None:
         "tcp dport $ssh_ports counter\n        drop",
     ],
 )
-def test_rule_that_cuts_ssh(host: Host, rule: str) -> None:
+def test_rule_that_blocks_ssh(host: Host, rule: str) -> None:
     with pytest.raises(ProblemError, match="would cut SSH off"):
         host.apply(rules=RULES.replace("# extra", rule))
     assert host.state() == set()
@@ -364,11 +366,11 @@ def test_rule_that_cuts_ssh(host: Host, rule: str) -> None:
         "tcp dport $ssh_ports accept\n        drop",
     ],
 )
-def test_rule_that_leaves_ssh(rule: str) -> None:
-    assert cutting(f"define\n{RULES.replace('# extra', rule)}", [22, 2222]) is None
+def test_rule_that_does_not_block_ssh(rule: str) -> None:
+    assert blocking_rule(f"define\n{RULES.replace('# extra', rule)}", [22, 2222]) is None
 
 
-def test_line_that_comes_first_is_named(host: Host) -> None:
+def test_line_that_overrides_the_drop_in_is_named(host: Host) -> None:
     host.apply()
     host.access.confirm()
     (host.drop_in.parent / "05-theirs.conf").write_text("# theirs\nPasswordAuthentication yes\n", encoding="utf-8")
@@ -376,7 +378,7 @@ def test_line_that_comes_first_is_named(host: Host) -> None:
         host.apply()
 
 
-def test_line_that_comes_later_does_no_harm(host: Host) -> None:
+def test_line_after_the_drop_in_is_accepted(host: Host) -> None:
     (host.drop_in.parent / "50-cloud-init.conf").write_text("PasswordAuthentication yes\n", encoding="utf-8")
     assert host.apply()
 
@@ -384,21 +386,21 @@ def test_line_that_comes_later_does_no_harm(host: Host) -> None:
 @pytest.mark.parametrize(
     ("block", "user"), [("User root", "root"), (f"User {USER}", USER), ("Address 192.0.2.7", "root")]
 )
-def test_block_that_comes_first(host: Host, block: str, user: str) -> None:
+def test_block_that_overrides_the_drop_in_is_refused(host: Host, block: str, user: str) -> None:
     (host.drop_in.parent / "05.conf").write_text(f"Match {block}\n  PasswordAuthentication yes\n", encoding="utf-8")
-    with pytest.raises(ProblemError, match=f"would not hold for the user {user}"):
+    with pytest.raises(ProblemError, match=f"other lines override settings of SSH for the user {user}"):
         host.apply()
 
 
 @pytest.mark.parametrize("text", ["", "MaxAuthTries 5\nInclude /etc/ssh/sshd_config.d/*.conf\n"])
 def test_drop_in_that_is_included_too_late_or_never(host: Host, text: str) -> None:
     host.main(text)
-    with pytest.raises(ProblemError, match="would not hold"):
+    with pytest.raises(ProblemError, match="other lines override"):
         host.apply()
 
 
 @pytest.mark.parametrize("keys", [None, "", "# nothing\n\n"])
-def test_user_without_a_key_keeps_the_password(host: Host, keys: str | None) -> None:
+def test_passwords_of_a_user_without_a_key_are_not_turned_off(host: Host, keys: str | None) -> None:
     path = host.root / USER / "keys"
     path.unlink() if keys is None else path.write_text(keys, encoding="utf-8")
     with pytest.raises(ProblemError, match=f"the user {USER}, .* has no authorized key"):
@@ -407,7 +409,7 @@ def test_user_without_a_key_keeps_the_password(host: Host, keys: str | None) -> 
     assert host.apply()
 
 
-def test_root_who_logged_in_is_not_shut_out(host: Host) -> None:
+def test_root_who_logged_in_is_not_locked_out(host: Host) -> None:
     host.access.session = Session("root", "192.0.2.7", 22)
     with pytest.raises(ProblemError, match="logged in as root"):
         host.access.apply("", (), {"PermitRootLogin": "no"}, 60, True)
@@ -418,7 +420,7 @@ def test_root_who_logged_in_is_not_shut_out(host: Host) -> None:
 
 def test_without_a_session_the_servers_ports_stay_open(host: Host) -> None:
     host.access.session = None
-    (host.root / USER / "keys").unlink()  # nobody who logged in could be shut out
+    (host.root / USER / "keys").unlink()  # without a session nobody can be locked out
     assert host.apply()
     assert host.firewall.read_text().splitlines()[0] == "define ssh_ports = { 22 }"
 
@@ -438,7 +440,7 @@ def test_host_without_a_server_or_a_session(host: Host) -> None:
         ("ipv6_route", f"{'0' * 32} 00 {'0' * 32} 00 fe80{'0' * 28} 00000400 00000001 00000000 00000003   br-lan"),
     ],
 )
-def test_way_out_is_not_inside(host: Host, table: str, row: str) -> None:
+def test_interface_with_the_default_route_is_not_inside(host: Host, table: str, row: str) -> None:
     inner = row.replace("br-lan", "docker0").replace("0" * 8, "000011AC", 1)
     (host.root / "proc/net" / table).write_text(f"{row}\n{inner}\n", encoding="ascii")
     with pytest.raises(ProblemError, match=r'(?s)interface br-lan leads out.*"br-\*"'):
@@ -447,7 +449,7 @@ def test_way_out_is_not_inside(host: Host, table: str, row: str) -> None:
 
 
 @pytest.mark.parametrize("below", ["device", "lower_eth0"])
-def test_bridge_to_more_than_containers_is_not_inside(host: Host, below: str) -> None:
+def test_bridge_to_a_device_is_not_inside(host: Host, below: str) -> None:
     network = host.root / "sys/class/net"
     for path in ("docker0/brif/veth1", "veth1", "br-lan/brif/eth1", f"eth1/{below}"):
         (network / path).mkdir(parents=True)
@@ -469,11 +471,11 @@ def test_session_is_that_of_the_login_shell(tmp_path: Path) -> None:
     assert session(31, tmp_path) is None
 
 
-def test_booleans_are_yes_and_no() -> None:
+def test_booleans_become_yes_and_no() -> None:
     assert drop_in_text({"X11Forwarding": False, "UsePAM": True}).splitlines()[1:] == ["X11Forwarding no", "UsePAM yes"]
 
 
-def test_units_know_the_same_places() -> None:
+def test_units_use_the_same_paths() -> None:
     access = HostAccess(lambda _: Answer(0), None)
     undo = (ROLE / "files/hostwright-undo.service").read_text(encoding="utf-8")
     for name in ("armed", "undoing", "undone", "undoing/undo"):
