@@ -62,7 +62,7 @@ obtained:
 
 PROGRAM = Path("/usr/local/sbin/hostwright-certificates")
 CRON = Path("/etc/cron.d/hostwright-certificates")
-TIME_LIMIT = 1800.0  # seconds for all sites; a single one has a limit of its own
+TIME_LIMIT = 1800.0  # seconds for all sites; each site has its own limit
 
 
 def main() -> None:

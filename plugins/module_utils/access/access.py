@@ -180,7 +180,7 @@ class HostAccess:
                 )
 
     def _outside(self) -> set[str]:
-        """Return the interfaces that lead out of the host: those with a default route, and bridges to more than containers."""
+        """Return the interfaces that lead out: those with a default route, and bridges to more than containers."""
         names = {row[0] for row in self._rows("proc/net/route") if row[1:2] == row[7:8] == ["00000000"]}
         names |= {row[9] for row in self._rows("proc/net/ipv6_route") if row[:2] == ["0" * 32, "00"]}
         network = self.root / "sys/class/net"

@@ -513,11 +513,11 @@ def inspect(host: AuditedHost, engine_minimum: str, trusted: Sequence[str]) -> I
     )
 
 
-def _containers(containers: Sequence[Container], held: Sequence[OpenPort]) -> str:
-    publishing = {one.who for one in held if one.published}
+def _containers(containers: Sequence[Container], ports: Sequence[OpenPort]) -> str:
+    publishing = {one.who for one in ports if one.published}
     return f"{len(containers)} running, {len(publishing)} of them publish ports to others"
 
 
-def _udp(held: Sequence[OpenPort]) -> str:
-    some = sorted({one.port.number for one in held if one.port.protocol == "udp"})
+def _udp(ports: Sequence[OpenPort]) -> str:
+    some = sorted({one.port.number for one in ports if one.port.protocol == "udp"})
     return f"{', '.join(map(str, some))} open to others" if some else "none open to others"

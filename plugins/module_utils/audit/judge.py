@@ -63,16 +63,16 @@ class OpenPort:
 
     @classmethod
     def read(cls, seen: Mapping[str, Any]) -> OpenPort:
-        """Make it from an item of ``held`` that the module ``audit`` returned."""
+        """Make it from an item of ``held``, a return value of the module ``audit``."""
         port = Port(seen["port"], seen["protocol"])
         return cls(port, tuple(seen["addresses"]), seen["who"], seen["published"], seen["close"])
 
 
-def judge_ports(held: Sequence[OpenPort], outcomes: Sequence[Outcome], declared: Iterable[Port]) -> list[Finding]:
+def judge_ports(ports: Sequence[OpenPort], outcomes: Sequence[Outcome], declared: Iterable[Port]) -> list[Finding]:
     """Compare the ports that answer from outside, or could answer, with the declared ones.
 
     Args:
-        held: ports that can be reached from outside the host and its containers, as seen from inside.
+        ports: ports that can be reached from outside the host and its containers, as seen from inside.
         outcomes: the scan of every address.
         declared: the ports that should be open.
     """
@@ -81,13 +81,13 @@ def judge_ports(held: Sequence[OpenPort], outcomes: Sequence[Outcome], declared:
     for outcome in outcomes:
         for number in outcome.open if not _is_implausible(outcome) else ():
             answering.setdefault(Port(number), []).append(outcome.address)
-    holders = {port: [one for one in held if one.port == port] for port in {one.port for one in held}}
-    for port in sorted({*answering, *holders} - set(declared), key=lambda port: (port.number, port.protocol)):
+    users = {port: [one for one in ports if one.port == port] for port in {one.port for one in ports}}
+    for port in sorted({*answering, *users} - set(declared), key=lambda port: (port.number, port.protocol)):
         seen = answering.get(port, [])
-        if port not in holders:
+        if port not in users:
             findings.append(_unexplained(port, seen))
         # A program that listens on UDP is not judged: UDP is not scanned, and many of these programs are clients.
-        judged = (one for one in holders.get(port, ()) if one.published or port.protocol == "tcp")
+        judged = (one for one in users.get(port, ()) if one.published or port.protocol == "tcp")
         findings.extend(_undeclared(one, seen) for one in judged)
     return findings
 

@@ -254,15 +254,15 @@ class Authority:
         ]  # fmt: skip
         done = self.run(command, environment)
         if done.returncode:
-            said = [
+            output = [
                 line.strip()
                 for line in f"{done.stdout}\n{done.stderr}".splitlines()
                 if line.strip() and not line.startswith(_NOISE)
             ]
-            refusal = self._refusal(acme / "logs" / "letsencrypt.log") if _HIDDEN in said else ""
+            refusal = self._refusal(acme / "logs" / "letsencrypt.log") if _HIDDEN in output else ""
             if refusal:
-                said.append(f"The CA answered: {refusal}")
-            raise CertificateProblem("\n".join(said[-12:]) or f"certbot ended with exit status {done.returncode}")
+                output.append(f"The CA answered: {refusal}")
+            raise CertificateProblem("\n".join(output[-12:]) or f"certbot ended with exit status {done.returncode}")
 
     @staticmethod
     def _refusal(log: Path) -> str:

@@ -40,13 +40,13 @@ class Certificates:
         pairs = {one["site"]: Pair(_lines(one["certificate"]), _lines(one["key"])) for one in given}
         known = {one["site"]: {"kind": "files", "names": one["names"], "expires": one["expires"]} for one in given}
         without = [site for site in sites if site not in pairs and site not in acme]
-        held = {path.name for path in store.directory.glob("[!.]*") if path.is_symlink()}
+        stored = {path.name for path in store.directory.glob("[!.]*") if path.is_symlink()}
         return cls(
             store,
             {site: pair for site, pair in pairs.items() if store.read(site) != pair},
             {site: facts for site, facts in known.items() if status.get(site) != facts},
-            [site for site in without if site in held or site in status],
-            (held | set(pairs)) - set(without),
+            [site for site in without if site in stored or site in status],
+            (stored | set(pairs)) - set(without),
         )
 
     def __bool__(self) -> bool:
@@ -100,9 +100,9 @@ class Certificates:
         """Return the change as a diff for Ansible, with digests instead of keys."""
         parts = []
         for site in sorted({*self.new, *self.leaving}):
-            held, new = self.store.read(site), self.new.get(site)
-            chains = [pair.certificate if pair else "" for pair in (held, new)]
-            keys = [f"SHA-256 of the key: {_digest(pair.key)}\n" if pair else "" for pair in (held, new)]
+            old, new = self.store.read(site), self.new.get(site)
+            chains = [pair.certificate if pair else "" for pair in (old, new)]
+            keys = [f"SHA-256 of the key: {_digest(pair.key)}\n" if pair else "" for pair in (old, new)]
             for name, (before, after) in ((CERTIFICATE, chains), (KEY, keys)):
                 path = f"tls/{site}/{name}"
                 parts.append({"before_header": path, "after_header": path, "before": before, "after": after})

@@ -141,14 +141,14 @@ def _check_period(one: x509.Certificate, now: datetime) -> None:
 
 def _check_names(own: x509.Certificate, domains: Sequence[str]) -> None:
     try:
-        held = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        alternatives = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         raise CertificateError(
             f"the certificate of {_name(own.subject)} names no host (no subject alternative name, the only field that "
             "browsers check): request a new one"
         ) from None
-    names = {name.lower() for name in held.get_values_for_type(x509.DNSName)}
-    addresses = set(held.get_values_for_type(x509.IPAddress))
+    names = {name.lower() for name in alternatives.get_values_for_type(x509.DNSName)}
+    addresses = set(alternatives.get_values_for_type(x509.IPAddress))
     missing = [domain for domain in domains if not _covered(domain.lower(), names, addresses)]
     if missing:
         raise CertificateError(

@@ -1,4 +1,4 @@
-"""Templates of the roles, rendered by Ansible with the roles' defaults and vars; no host, no play."""
+"""Templates of the roles, rendered by Ansible with the roles' defaults and vars, without a host or a play."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROLES = Path(__file__).resolve().parents[3] / "roles"
 
 
 def _by_short_name(get: Callable[..., Any]) -> Callable[..., Any]:
-    """Find Ansible's own lookups without its import hook, which would not leave other tests alone."""
+    """Find Ansible's lookups without its import hook, which would affect other tests."""
     return lambda name, *arguments, **options: get(name.removeprefix("ansible.builtin."), *arguments, **options)
 
 
@@ -35,7 +35,7 @@ class Role:
                 self.variables |= self.loader.load_from_file(str(file), trusted_as_template=True)
 
     def evaluate(self, expression: str, **variables: Any) -> Any:
-        """Return what an expression yields in a task of the role."""
+        """Return the value of an expression in a task of the role."""
         templar = Templar(self.loader, {**self.variables, **variables})
         with mock.patch.object(lookup_loader, "get", _by_short_name(lookup_loader.get)):
             return templar.template(trust_as_template("{{ " + expression + " }}"))
@@ -45,10 +45,10 @@ class Role:
         return str(self.evaluate(f"lookup('ansible.builtin.template', '{template}')", **variables))
 
     def configure_nginx(self, tasks: str, **variables: Any) -> dict[str, Any]:
-        """Run the action ``nginx_configuration`` as the first task of a file does.
+        """Run the action ``nginx_configuration`` with the arguments of a file's first task.
 
         Returns:
-            What is handed to the module on the host, or else what the action returns.
+            The arguments passed to the module on the host; if it was not called, the action's result.
         """
         [task, *_] = self.loader.load_from_file(str(self.path / "tasks" / f"{tasks}.yml"), trusted_as_template=True)
         templar = Templar(self.loader, {**self.variables, **variables})
@@ -67,7 +67,7 @@ class Role:
 def nginx_files(
     role: Role, *sites: dict[str, Any], secured: Collection[str] | None = None, **variables: Any
 ) -> dict[str, str]:
-    """Texts of Nginx's configuration; ``secured`` names the sites with a certificate, by default all if TLS is on."""
+    """Return the files of Nginx's configuration; ``secured``: sites with a certificate, all if None and TLS is on."""
     checked = ArgumentSpecValidator({"sites": nginx.SPEC["sites"]}).validate({"sites": list(sites)})
     assert not checked.error_messages
     given = checked.validated_parameters["sites"]
@@ -83,6 +83,6 @@ def nginx_files(
 
 
 def change(before: str, after: str) -> tuple[list[str], list[str]]:
-    """Lines that went and lines that came, stripped, in their order."""
+    """Return the removed and the added lines, stripped, in their order."""
     old, new = ([line.strip() for line in text.splitlines() if line.strip()] for text in (before, after))
     return [line for line in old if line not in new], [line for line in new if line not in old]

@@ -1,4 +1,4 @@
-"""The site's Dockerfile as text, and what a shell makes of its values."""
+"""The site's Dockerfile as text, and its values as the shell passes them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def final_stage(text: str) -> str:
 
 
 def runs(text: str) -> list[str]:
-    """The commands of RUN, as the shell gets them."""
+    """Return the commands of RUN as the shell gets them."""
     return [line.removeprefix("RUN ") for line in text.replace("\\\n", "").splitlines() if line.startswith("RUN ")]
 
 
-def test_layers_come_from_the_rarest_change_to_the_most_frequent(role: Role) -> None:
+def test_layers_that_change_rarely_come_first(role: Role) -> None:
     text = dockerfile(role)
     order = [
         "COPY --from=requirements",
@@ -49,7 +49,7 @@ def test_no_image_runs_as_root(role: Role) -> None:
         assert [line for line in stage.splitlines() if line.startswith("USER ")] == ["USER 10001:10001"]
 
 
-def test_every_stage_is_labelled(role: Role) -> None:
+def test_every_stage_has_a_label(role: Role) -> None:
     for target in ("production", "development"):
         stages = ("\n" + dockerfile(role, image_target=target)).split("\nFROM ")[1:]
         assert all("LABEL hostwright=" in stage for stage in stages if stage.startswith("${"))
@@ -68,20 +68,20 @@ def test_development_has_no_source_and_no_static_files(role: Role) -> None:
 
 
 def test_without_the_overlay_the_project_s_settings_are_used(role: Role) -> None:
-    gone, come = change(dockerfile(role), dockerfile(role, image_overlay=False))
-    assert gone == ["ENV DJANGO_SETTINGS_MODULE=hostwright.settings \\"]
-    assert come == ["ENV DJANGO_SETTINGS_MODULE=mysite.settings \\"]
+    removed, added = change(dockerfile(role), dockerfile(role, image_overlay=False))
+    assert removed == ["ENV DJANGO_SETTINGS_MODULE=hostwright.settings \\"]
+    assert added == ["ENV DJANGO_SETTINGS_MODULE=mysite.settings \\"]
 
 
-def test_the_project_is_named(role: Role) -> None:
+def test_the_projects_settings_and_wsgi_are_set(role: Role) -> None:
     other = {**PROJECT, "settings": "config.settings.production", "wsgi": "config.wsgi:app"}
-    gone, come = change(dockerfile(role), dockerfile(role, __image_project=other))
-    assert gone == ["HOSTWRIGHT_SETTINGS=mysite.settings \\", "HOSTWRIGHT_WSGI=mysite.wsgi.application"]
-    assert come == ["HOSTWRIGHT_SETTINGS=config.settings.production \\", "HOSTWRIGHT_WSGI=config.wsgi:app"]
+    removed, added = change(dockerfile(role), dockerfile(role, __image_project=other))
+    assert removed == ["HOSTWRIGHT_SETTINGS=mysite.settings \\", "HOSTWRIGHT_WSGI=mysite.wsgi.application"]
+    assert added == ["HOSTWRIGHT_SETTINGS=config.settings.production \\", "HOSTWRIGHT_WSGI=config.wsgi:app"]
 
 
 def environment(role: Role, **variables: Any) -> dict[str, str]:
-    """The environment that the build's check of the project gets from the shell."""
+    """Return the environment in which the build checks the project, as the shell sets it."""
     [command] = [run for run in runs(dockerfile(role, **variables)) if "hostwright collect" in run]
     shown = command.rpartition("python3 -m ")[0] + "env -0"
     done = subprocess.run(["sh", "-c", shown], capture_output=True, check=True, env={"PATH": "/usr/bin:/bin"})
@@ -105,7 +105,7 @@ AWKWARD = {
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_environment_variables_arrive_as_they_are(role: Role, name: str) -> None:
+def test_environment_variables_are_passed_unchanged(role: Role, name: str) -> None:
     found = environment(role, image_environment_variables={name: AWKWARD[name]})
     assert found == {name: AWKWARD[name], "HOSTWRIGHT_BUILD": "1", "HOSTWRIGHT_BUILD_SECRETS": ""}
 
@@ -123,7 +123,7 @@ def test_the_order_of_variables_does_not_matter(role: Role) -> None:
     assert dockerfile(role, image_secret_names=["B", "A"]) == dockerfile(role, image_secret_names=["A", "B"])
 
 
-def test_secrets_have_names_only(role: Role) -> None:
+def test_only_the_names_of_secrets_are_passed(role: Role) -> None:
     assert environment(role, image_secret_names=["TOKEN", "API_KEY"])["HOSTWRIGHT_BUILD_SECRETS"] == "API_KEY,TOKEN"
 
 
@@ -135,7 +135,7 @@ def test_variables_of_the_build_are_not_in_the_image(role: Role) -> None:
     assert "ENV COLOUR" not in text
 
 
-def test_pip_s_settings_stay_in_the_stages_that_are_left(role: Role) -> None:
+def test_pips_settings_are_in_build_stages_only(role: Role) -> None:
     text = dockerfile(role)
     stages = {stage.partition("\n")[0]: stage for stage in ("\n" + text).split("\nFROM ")[1:]}
     having = {name for name, stage in stages.items() if "COPY build/" in stage}
@@ -143,6 +143,6 @@ def test_pip_s_settings_stay_in_the_stages_that_are_left(role: Role) -> None:
 
 
 @pytest.mark.parametrize(("debian", "zones"), [("12", ["tzdata"]), ("13", ["tzdata", "tzdata-legacy"])])
-def test_the_base_has_what_common_requirements_presuppose(role: Role, debian: str, zones: list[str]) -> None:
+def test_the_base_has_packages_that_common_requirements_need(role: Role, debian: str, zones: list[str]) -> None:
     packages = role.evaluate("__image_packages", image_debian=debian, image_packages=["gettext", "tzdata"])
     assert packages == ["ca-certificates", "gettext", "libstdc++6", "media-types", "python3", *zones]

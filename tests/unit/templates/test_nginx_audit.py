@@ -1,4 +1,4 @@
-"""What gixy, which knows Nginx's traps, says of the rendered configurations."""
+"""The rendered configurations, checked by gixy, which finds common security faults in Nginx configurations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def findings(directory: Path, variants: dict[str, dict[str, Any]], *sites: dict[str, Any]) -> list[str]:
-    """What gixy finds in configurations, each in a directory of its own."""
+    """Return gixy's findings in configurations, each in its own directory."""
     role = Role("nginx")
     for name, variables in variants.items():
         for path, text in nginx_files(role, *sites, **variables).items():
@@ -45,11 +45,11 @@ def findings(directory: Path, variants: dict[str, dict[str, Any]], *sites: dict[
     return found
 
 
-def test_nothing_is_found(tmp_path: Path) -> None:
+def test_gixy_finds_nothing(tmp_path: Path) -> None:
     assert findings(tmp_path, VARIANTS, SITE, EXTRA) == []
 
 
-def test_it_looks_into_the_sites_files(tmp_path: Path) -> None:
+def test_gixy_checks_the_files_of_sites(tmp_path: Path) -> None:
     careless = {**EXTRA, "extra": "server_tokens on;"}
     found = findings(tmp_path, {"careless": {}}, careless)
     assert len(found) == 1

@@ -1,4 +1,4 @@
-"""Nginx's configuration as text: one variable toggled per test, and only its lines change."""
+"""Nginx's configuration as text: each test changes one variable, and only its lines may change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def site(role: Role, **changes: Any) -> str:
 
 
 def block(text: str, head: str) -> str:
-    """The text between a block's braces."""
+    """Return the text between a block's braces."""
     start = text.index("{", text.index(head)) + 1
     depth = 1
     for at in range(start, len(text)):
@@ -45,7 +45,7 @@ def test_every_site_gets_a_file(role: Role) -> None:
     assert change(both["sites/polls.conf"], site(role)) == ([], [])
 
 
-def test_braces_balance_and_nothing_is_left_of_jinja(role: Role) -> None:
+def test_braces_balance_and_no_jinja_is_left(role: Role) -> None:
     for name, text in files(
         role, {**SITE, "media_url": "/media/", "extra": "location /x {\n    return 204;\n}"}
     ).items():
@@ -64,42 +64,44 @@ def test_rendering_twice_gives_the_same(role: Role) -> None:
 
 
 def test_several_domains_are_one_server(role: Role) -> None:
-    gone, come = change(site(role), site(role, domains=["polls.example.org", "www.polls.example.org", ".example.net"]))
-    assert gone == ["server_name polls.example.org;"]
-    assert come == ["server_name polls.example.org www.polls.example.org .example.net;"]
+    removed, added = change(
+        site(role), site(role, domains=["polls.example.org", "www.polls.example.org", ".example.net"])
+    )
+    assert removed == ["server_name polls.example.org;"]
+    assert added == ["server_name polls.example.org www.polls.example.org .example.net;"]
 
 
-def test_a_site_without_media_has_no_place_for_them(role: Role) -> None:
+def test_a_site_without_media_has_no_location_for_them(role: Role) -> None:
     assert site(role, media_url="") == site(role)
     assert "/media" not in site(role)
 
 
 def test_media_are_served_and_never_run(role: Role) -> None:
-    gone, come = change(site(role), site(role, media_url="/media/"))
-    assert gone == []
-    assert "location ^~ /media/ {" in come
+    removed, added = change(site(role), site(role, media_url="/media/"))
+    assert removed == []
+    assert "location ^~ /media/ {" in added
     media = block(site(role, media_url="/media/"), "location ^~ /media/")
     assert f"alias {WEB}/media/;" in media
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; sandbox"
     assert f'add_header Content-Security-Policy "{policy}" always;' in media
 
 
-def test_links_are_followed_to_the_live_release_s_static_files_and_nowhere_else(role: Role) -> None:
+def test_symlinks_are_followed_to_the_live_releases_static_files_only(role: Role) -> None:
     both = files(role, {**SITE, "media_url": "/media/"}, nginx_tls="acme", secured=["polls"])
     assert "\n    disable_symlinks on;\n" in both["nginx.conf"]
     plain, tls = both["sites/polls.conf"].split("\nserver {")[1:]
-    assert "disable_symlinks" not in plain  # that of nginx.conf counts
+    assert "disable_symlinks" not in plain  # it inherits the one of nginx.conf
     assert re.findall(r"disable_symlinks .*", tls) == [f"disable_symlinks on from={WEB}/run/current/static;"]
-    assert "\n    disable_symlinks" in tls  # the server's, so that it counts in every location
+    assert "\n    disable_symlinks" in tls  # in the server, so that it applies to every location
 
 
-def test_static_files_are_where_the_project_says(role: Role) -> None:
-    gone, come = change(site(role), site(role, static_url="/assets/"))
-    assert gone == ["location ^~ /static/ {", "rewrite ^/static/(.*)$ /$1 break;"]
-    assert come == ["location ^~ /assets/ {", "rewrite ^/assets/(.*)$ /$1 break;"]
+def test_static_files_have_the_projects_path(role: Role) -> None:
+    removed, added = change(site(role), site(role, static_url="/assets/"))
+    assert removed == ["location ^~ /static/ {", "rewrite ^/static/(.*)$ /$1 break;"]
+    assert added == ["location ^~ /assets/ {", "rewrite ^/assets/(.*)$ /$1 break;"]
 
 
-def test_static_files_are_the_live_release_s_then_the_shared_ones(role: Role) -> None:
+def test_static_files_come_from_the_live_release_then_from_the_shared_ones(role: Role) -> None:
     text = site(role)
     static = block(text, "location ^~ /static/")
     assert f"alias {WEB}/run/current/static/;" in static
@@ -116,7 +118,7 @@ def test_extra_lines_go_into_the_server(role: Role) -> None:
     assert "location = /robots.txt" in block(text, "server {")
 
 
-def test_the_time_limit_is_the_site_s(role: Role) -> None:
+def test_each_site_has_its_time_limit(role: Role) -> None:
     assert change(site(role), site(role, timeout=7)) == (["proxy_read_timeout 60s;"], ["proxy_read_timeout 7s;"])
 
 
@@ -139,7 +141,7 @@ def test_the_site_is_reached_through_current(role: Role) -> None:
         ("Proxy", '""'),
     ],
 )
-def test_the_site_hears_nothing_that_a_visitor_says_of_himself(role: Role, header: str, value: str) -> None:
+def test_headers_that_clients_send_about_themselves_are_replaced(role: Role, header: str, value: str) -> None:
     assert f"proxy_set_header {header} {value};" in block(site(role), "location @site {")
 
 
@@ -153,7 +155,7 @@ def test_the_port_of_a_host(role: Role, host: str, port: str) -> None:
     assert (found["digits"] if found else "") == port
 
 
-def test_writing_requests_pass_the_gate_and_reading_ones_during_a_hold(role: Role) -> None:
+def test_write_requests_always_pass_the_gate_and_read_requests_during_a_hold(role: Role) -> None:
     text = site(role)
     everything = block(text, "location / {")
     conditions = re.findall(r"if \((.*)\) {\s+return 418;", everything)
@@ -169,7 +171,7 @@ def test_writing_requests_pass_the_gate_and_reading_ones_during_a_hold(role: Rol
     assert text.count("proxy_next_upstream off;") == 1
 
 
-def test_who_waits_sends_no_body_and_no_length(role: Role) -> None:
+def test_a_waiting_request_has_no_body_and_no_length(role: Role) -> None:
     hold = block(site(role), "location @hold {")
     for line in (
         "proxy_pass http://unix:/tmp/hold.sock:;",
@@ -182,13 +184,13 @@ def test_who_waits_sends_no_body_and_no_length(role: Role) -> None:
 
 
 @pytest.mark.parametrize(("method", "writes"), [("GET", 0), ("HEAD", 0), ("OPTIONS", 0), ("default", 1)])
-def test_what_writes(role: Role, method: str, writes: int) -> None:
+def test_methods_that_write(role: Role, method: str, writes: int) -> None:
     known = block(files(role)["nginx.conf"], "map $request_method $writes")
     assert f" {method} {writes};" in known
     assert known.count(";") == 4
 
 
-def test_the_script_is_the_one_that_is_called(role: Role) -> None:
+def test_the_script_exports_the_functions_that_are_called(role: Role) -> None:
     every = files(role)
     assert "js_import hold from scripts/hold.js;" in every["nginx.conf"]
     assert "load_module /usr/lib/nginx/modules/ngx_http_js_module.so;" in every["nginx.conf"]
@@ -198,27 +200,27 @@ def test_the_script_is_the_one_that_is_called(role: Role) -> None:
     assert every["scripts/hold.js"].startswith("//")
 
 
-def test_nothing_keeps_old_files_or_connections(role: Role) -> None:
+def test_nginx_caches_no_files_and_no_connections_of_an_old_release(role: Role) -> None:
     text = "".join(files(role).values())
     assert "open_file_cache" not in text
     assert not re.search(r"^\s*upstream ", text, re.MULTILINE)
     assert "add_header Retry-After $retry_after always;" in text
 
 
-def test_strangers_do_not_reach_the_readiness_probe(role: Role) -> None:
+def test_clients_cannot_reach_the_readiness_probe(role: Role) -> None:
     assert "return 404;" in block(site(role), "location ^~ /-/hostwright/")
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "gone", "come"),
+    ("variable", "value", "removed", "added"),
     [
         ("nginx_max_body_size", "5m", "client_max_body_size 32m;", "client_max_body_size 5m;"),
         ("nginx_shutdown_timeout", 9, "worker_shutdown_timeout 60s;", "worker_shutdown_timeout 9s;"),
     ],
 )
-def test_one_variable_changes_one_line(role: Role, variable: str, value: Any, gone: str, come: str) -> None:
+def test_one_variable_changes_one_line(role: Role, variable: str, value: Any, removed: str, added: str) -> None:
     before, after = (files(role)["nginx.conf"], files(role, **{variable: value})["nginx.conf"])
-    assert change(before, after) == ([gone], [come])
+    assert change(before, after) == ([removed], [added])
 
 
 def test_connections_and_the_descriptors_for_them(role: Role) -> None:
@@ -250,13 +252,13 @@ def test_unknown_hosts_get_no_answer(role: Role) -> None:
         "access_log /dev/stdout main;",
     ],
 )
-def test_limits_and_the_log_are_every_server_s(role: Role, line: str) -> None:
+def test_limits_and_the_log_apply_to_every_server(role: Role, line: str) -> None:
     text = files(role)["nginx.conf"]
     assert f"\n    {line}\n" in text
     assert text.count(line.partition(" ")[0]) == 1 or line.startswith("access_log")
 
 
-def test_who_asked_is_in_the_log(role: Role) -> None:
+def test_the_clients_address_is_in_the_log(role: Role) -> None:
     text = files(role)["nginx.conf"]
     assert "\nerror_log stderr warn;\n" in text
     assert "log_format main '$remote_addr $host [$time_iso8601] " in text
@@ -272,7 +274,7 @@ def test_who_asked_is_in_the_log(role: Role) -> None:
         ("Cross-Origin-Opener-Policy", "same-origin"),
     ],
 )
-def test_a_security_header_is_added_where_the_site_sends_none(role: Role, header: str, value: str) -> None:
+def test_a_security_header_is_added_if_the_site_sends_none(role: Role, header: str, value: str) -> None:
     text = files(role)["nginx.conf"]
     theirs = f"$upstream_http_{header.lower().replace('-', '_')}"
     found = re.search(rf"map {re.escape(theirs)} (\$\w+)", text)
@@ -281,7 +283,7 @@ def test_a_security_header_is_added_where_the_site_sends_none(role: Role, header
     assert f"\n    add_header {header} {found[1]} always;\n" in site(role)
 
 
-def test_the_page_for_maintenance_is_not_kept(role: Role) -> None:
+def test_the_maintenance_page_is_not_cached(role: Role) -> None:
     page = block(site(role), "location = /-/hostwright/unavailable.html")
     assert "internal;" in page
     assert "add_header Cache-Control no-store always;" in page
@@ -308,14 +310,14 @@ def test_hidden_files_are_refused(role: Role, path: str, hidden: bool) -> None:
     assert "return 404;" in block(block(site(role), "server {"), "if ($hidden)")
 
 
-def test_who_may_try_to_log_in_is_counted_at_the_gate(role: Role) -> None:
+def test_login_attempts_are_limited_at_the_gate(role: Role) -> None:
     slow = {"nginx_login_rate": "10r/m"}
     quiet = {**SITE, "login_path": "/login/"}
     assert files(role, quiet) == files(role)
-    gone, come = change(files(role)["nginx.conf"], files(role, quiet, **slow)["nginx.conf"])
-    assert gone == []
-    assert 'map $writes $login_attempt { 1 $login_client; default ""; }' in come
-    assert "limit_req_zone $login_attempt zone=login:10m rate=10r/m;" in come
+    removed, added = change(files(role)["nginx.conf"], files(role, quiet, **slow)["nginx.conf"])
+    assert removed == []
+    assert 'map $writes $login_attempt { 1 $login_client; default ""; }' in added
+    assert "limit_req_zone $login_attempt zone=login:10m rate=10r/m;" in added
     text = files(role, quiet, **slow)["sites/polls.conf"]
     assert change(site(role), text) == (
         [],
@@ -331,36 +333,36 @@ def test_who_may_try_to_log_in_is_counted_at_the_gate(role: Role) -> None:
 
 
 def encrypted(role: Role, **variables: Any) -> tuple[str, str]:
-    """The blocks of a site's servers for HTTP and for HTTPS."""
+    """Return the blocks of a site's servers for HTTP and for HTTPS."""
     text = files(role, **{"nginx_tls": "files", "secured": ["polls"], **variables})["sites/polls.conf"]
     return block(text, "server {"), block(text[text.index("server {") + 1 :], "server {")
 
 
 def test_a_site_with_a_certificate_is_the_same_by_https(role: Role) -> None:
     _, tls = encrypted(role)
-    gone, come = change(block(site(role), "server {"), tls)
-    assert gone == ["listen 8080;"]
-    assert come[:4] == [
+    removed, added = change(block(site(role), "server {"), tls)
+    assert removed == ["listen 8080;"]
+    assert added[:4] == [
         "listen 8443 ssl;",
         "http2 on;",
         "ssl_certificate /etc/hostwright/tls/polls/fullchain.pem;",
         "ssl_certificate_key /etc/hostwright/tls/polls/privkey.pem;",
     ]
-    assert set(come[4:]) == {"add_header Strict-Transport-Security $add_transport_security always;"}
+    assert set(added[4:]) == {"add_header Strict-Transport-Security $add_transport_security always;"}
 
 
 @pytest.mark.parametrize(
-    ("port", "there"), [(443, "https://$host$request_uri"), (8443, "https://$host:8443$request_uri")]
+    ("port", "target"), [(443, "https://$host$request_uri"), (8443, "https://$host:8443$request_uri")]
 )
-def test_by_http_it_sends_visitors_to_https(role: Role, port: int, there: str) -> None:
+def test_http_is_redirected_to_https(role: Role, port: int, target: str) -> None:
     plain, _ = encrypted(role, nginx_https_port=port)
     assert "listen 8080;" in plain
     assert "server_name polls.example.org;" in plain
-    assert f"return 308 {there};" in block(plain, "location / {")
+    assert f"return 308 {target};" in block(plain, "location / {")
     assert plain.count("location") == 1
 
 
-def test_a_site_without_a_certificate_stays_with_http(role: Role) -> None:
+def test_a_site_without_a_certificate_is_served_by_http(role: Role) -> None:
     text = files(role, nginx_tls="files", secured=["blog"])["sites/polls.conf"]
     assert text == site(role)
 
@@ -375,17 +377,17 @@ def test_challenges_are_answered_by_http_with_a_certificate_and_without(role: Ro
     assert "acme" not in files(role, nginx_tls="files", secured=sites)["sites/polls.conf"]
 
 
-def test_the_first_nginx_with_http2_of_its_own(role: Role) -> None:
+def test_debian_12_has_http2_as_an_option_of_listen(role: Role) -> None:
     old = files(role, nginx_tls="files", secured=["polls"], nginx_debian="12")
     for name, flag in (("nginx.conf", " default_server"), ("sites/polls.conf", "")):
         assert f"listen 8443 ssl http2{flag};" in old[name]
         assert "http2 on" not in old[name]
 
 
-def test_nobody_gets_a_certificate_for_a_name_that_no_site_has(role: Role) -> None:
-    gone, come = change(files(role)["nginx.conf"], files(role, nginx_tls="files")["nginx.conf"])
-    assert gone == []
-    assert {"listen 8443 ssl default_server;", "ssl_reject_handshake on;", "return 421;"} <= set(come)
+def test_unknown_hosts_get_no_certificate(role: Role) -> None:
+    removed, added = change(files(role)["nginx.conf"], files(role, nginx_tls="files")["nginx.conf"])
+    assert removed == []
+    assert {"listen 8443 ssl default_server;", "ssl_reject_handshake on;", "return 421;"} <= set(added)
     assert "ssl" not in files(role)["nginx.conf"]
 
 
@@ -398,7 +400,7 @@ def test_nobody_gets_a_certificate_for_a_name_that_no_site_has(role: Role) -> No
         "ssl_prefer_server_ciphers off;",
     ],
 )
-def test_the_profile_is_every_server_s(role: Role, line: str) -> None:
+def test_the_tls_profile_applies_to_every_server(role: Role, line: str) -> None:
     text = files(role, nginx_tls="acme")["nginx.conf"]
     assert f"\n    {line}\n" in text
     ciphers = re.search(r"ssl_ciphers (\S+);", text)
@@ -408,13 +410,13 @@ def test_the_profile_is_every_server_s(role: Role, line: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0, ""), (300, "max-age=300")])
-def test_browsers_are_told_to_remember_https_if_wanted(role: Role, seconds: int, told: str) -> None:
+@pytest.mark.parametrize(("seconds", "header"), [(0, ""), (300, "max-age=300")])
+def test_hsts_is_sent_if_enabled(role: Role, seconds: int, header: str) -> None:
     known = block(files(role, nginx_tls_hsts=seconds)["nginx.conf"], "map $upstream_http_strict_transport_security")
-    assert f'"" "{told}";' in known
+    assert f'"" "{header}";' in known
 
 
-def test_a_location_with_headers_of_its_own_has_the_server_s_too(role: Role) -> None:
+def test_a_location_with_additional_headers_has_those_of_the_server_too(role: Role) -> None:
     for server in (block(site(role, media_url="/media/"), "server {"), encrypted(role)[1]):
         wanted = set(re.findall(r"^    (add_header .*)$", server, re.MULTILINE))
         assert len(wanted) >= 5
@@ -425,14 +427,14 @@ def test_a_location_with_headers_of_its_own_has_the_server_s_too(role: Role) -> 
             assert wanted <= {line.strip() for line in location.splitlines()}
 
 
-def test_all_that_nginx_writes_is_in_tmp(role: Role) -> None:
+def test_nginx_writes_to_tmp_only(role: Role) -> None:
     text = files(role)["nginx.conf"]
     paths = re.findall(r"^\s*(?:pid|\w+_temp_path) (\S+);", text, re.MULTILINE)
     assert len(paths) == 6
     assert all(path.startswith("/tmp/") for path in paths)
 
 
-def test_hashed_names_and_no_others_are_immutable(role: Role) -> None:
+def test_only_files_with_hashed_names_are_immutable(role: Role) -> None:
     pattern = re.search(r'"~(\S+)" "public, max-age=31536000, immutable"', files(role)["nginx.conf"])
     assert pattern
     for name, hashed in {

@@ -51,7 +51,7 @@ def made(start: datetime = NOW, days: int = 90) -> Pair:
 
 
 @dataclass
-class Pretended:
+class Simulated:
     """Simulates certbot and docker; openssl is real."""
 
     root: Path
@@ -86,16 +86,16 @@ def full(_: int) -> None:
 
 
 @pytest.fixture
-def pretended(tmp_path: Path) -> Pretended:
+def simulated(tmp_path: Path) -> Simulated:
     root = tmp_path / "nginx"
     (root / "acme" / "sites").mkdir(parents=True)
     (root / "acme" / "sites" / "polls.json").write_text(json.dumps(WANTED))
-    return Pretended(root)
+    return Simulated(root)
 
 
 @pytest.fixture
-def authority(pretended: Pretended) -> Authority:
-    return Authority(pretended.root, pretended, NOW.timestamp)
+def authority(simulated: Simulated) -> Authority:
+    return Authority(simulated.root, simulated, NOW.timestamp)
 
 
 def refusal(authority: Authority, **wanted: Any) -> str:
@@ -185,10 +185,10 @@ class TestStore:
 
 
 class TestFirstCertificate:
-    def test_it_is_obtained_and_put_in_place(self, authority: Authority, pretended: Pretended) -> None:
+    def test_it_is_obtained_and_put_in_place(self, authority: Authority, simulated: Simulated) -> None:
         assert pending(authority.store, "polls", WANTED)
         authority.see_to("polls", WANTED)
-        assert authority.store.read("polls") == pretended.next
+        assert authority.store.read("polls") == simulated.next
         assert authority.store.status() == {
             "polls": {
                 "kind": "acme",
@@ -200,23 +200,23 @@ class TestFirstCertificate:
             }
         }
         assert not pending(authority.store, "polls", WANTED)
-        assert pretended.nginx() == ["-t -q", "-s reload"]
-        words = " ".join(pretended.calls[0])
+        assert simulated.nginx() == ["-t -q", "-s reload"]
+        words = " ".join(simulated.calls[0])
         assert "--domain example.org --domain www.example.org" in words
-        assert f"--webroot --webroot-path {pretended.root}/acme-challenge" in words
+        assert f"--webroot --webroot-path {simulated.root}/acme-challenge" in words
         assert "--keep-until-expiring" in words
         assert "--email a@example.org" in words
-        assert pretended.environments[0] == {}
-        assert f"--config-dir {pretended.root}/acme/config" in words
+        assert simulated.environments[0] == {}
+        assert f"--config-dir {simulated.root}/acme/config" in words
 
-    def test_a_private_ca_and_no_e_mail_address(self, authority: Authority, pretended: Pretended) -> None:
+    def test_a_private_ca_and_no_e_mail_address(self, authority: Authority, simulated: Simulated) -> None:
         authority.see_to("polls", {**WANTED, "ca": "ROOT", "email": ""})
-        bundle = Path(pretended.environments[0]["REQUESTS_CA_BUNDLE"])
+        bundle = Path(simulated.environments[0]["REQUESTS_CA_BUNDLE"])
         assert bundle.read_text() == "ROOT"
-        assert "--register-unsafely-without-email" in pretended.calls[0]
+        assert "--register-unsafely-without-email" in simulated.calls[0]
 
-    def test_the_error_of_the_ca_is_reported(self, authority: Authority, pretended: Pretended) -> None:
-        pretended.fails["certbot"] = "Saving debug log to x\n\n  Detail: too many certificates already issued\n"
+    def test_the_error_of_the_ca_is_reported(self, authority: Authority, simulated: Simulated) -> None:
+        simulated.fails["certbot"] = "Saving debug log to x\n\n  Detail: too many certificates already issued\n"
         message = refusal(authority)
         assert message.splitlines() == [
             f"No new certificate from {DIRECTORY}: Detail: too many certificates already issued",
@@ -224,42 +224,42 @@ class TestFirstCertificate:
         ]
         assert authority.store.current("polls") is None
         assert pending(authority.store, "polls", WANTED)
-        assert pretended.nginx() == []
+        assert simulated.nginx() == []
 
     def test_the_error_of_the_ca_is_read_from_the_log_if_certbot_hides_it(
-        self, authority: Authority, pretended: Pretended
+        self, authority: Authority, simulated: Simulated
     ) -> None:
-        pretended.fails["certbot"] = "An unexpected error occurred:\nAttributeError: can't set attribute\n"
-        log = pretended.root / "acme" / "logs" / "letsencrypt.log"
+        simulated.fails["certbot"] = "An unexpected error occurred:\nAttributeError: can't set attribute\n"
+        log = simulated.root / "acme" / "logs" / "letsencrypt.log"
         log.parent.mkdir()
         log.write_text(
             "Traceback\nacme.messages.Error: urn:a:rateLimited :: There were too many :: try tomorrow\n\nDuring\n"
         )
         assert "\nThe CA answered: urn:a:rateLimited :: There were too many :: try tomorrow\n" in refusal(authority)
-        pretended.fails["certbot"] = "[Errno 28] No space left on device"  # the log is of an earlier run
+        simulated.fails["certbot"] = "[Errno 28] No space left on device"  # the log is of an earlier run
         assert "The CA answered" not in refusal(authority)
 
 
 class TestRenewal:
     @pytest.fixture(autouse=True)
-    def first(self, authority: Authority, pretended: Pretended) -> Pair:
+    def first(self, authority: Authority, simulated: Simulated) -> Pair:
         authority.see_to("polls", WANTED)
-        first, pretended.next = pretended.next, made(days=80)
-        pretended.calls.clear()
+        first, simulated.next = simulated.next, made(days=80)
+        simulated.calls.clear()
         return first
 
-    def test_a_certificate_that_is_not_due_stays(self, authority: Authority, pretended: Pretended, first: Pair) -> None:
-        pretended.next = first
+    def test_a_certificate_that_is_not_due_stays(self, authority: Authority, simulated: Simulated, first: Pair) -> None:
+        simulated.next = first
         before = authority.store.current("polls")
         authority.see_to("polls", WANTED)
         assert authority.store.current("polls") == before
-        assert pretended.nginx() == []
+        assert simulated.nginx() == []
 
-    def test_a_renewal(self, authority: Authority, pretended: Pretended) -> None:
+    def test_a_renewal(self, authority: Authority, simulated: Simulated) -> None:
         authority.see_to("polls", WANTED)
-        assert authority.store.read("polls") == pretended.next
+        assert authority.store.read("polls") == simulated.next
         assert authority.store.status()["polls"]["expires"] == "2027-02-11T12:00:00Z"
-        assert pretended.nginx() == ["-t -q", "-s reload"]
+        assert simulated.nginx() == ["-t -q", "-s reload"]
 
     def test_a_removed_certificate_is_pending(self, authority: Authority) -> None:
         authority.store.switch("polls", None)
@@ -277,82 +277,82 @@ class TestRenewal:
         [(DIRECTORY, False, False), (DIRECTORY, True, True), ("https://other.example/", False, True)],
     )
     def test_another_ca_or_the_user_forces_a_renewal(
-        self, authority: Authority, pretended: Pretended, directory: str, force: bool, forced: bool
+        self, authority: Authority, simulated: Simulated, directory: str, force: bool, forced: bool
     ) -> None:
         authority.see_to("polls", {**WANTED, "directory": directory}, force)
-        assert ("--force-renewal" in pretended.calls[0]) == forced
-        assert ("--keep-until-expiring" in pretended.calls[0]) != forced
+        assert ("--force-renewal" in simulated.calls[0]) == forced
+        assert ("--keep-until-expiring" in simulated.calls[0]) != forced
 
     @pytest.mark.parametrize(
         "said", ["HTTPSConnectionPool: Connection refused", "urn:ietf:params:acme:error:rateLimited", ""]
     )
     def test_a_ca_that_does_not_answer_or_refuses(
-        self, authority: Authority, pretended: Pretended, first: Pair, said: str
+        self, authority: Authority, simulated: Simulated, first: Pair, said: str
     ) -> None:
-        pretended.fails["certbot"] = said
+        simulated.fails["certbot"] = said
         message = refusal(authority)
         assert (said or "exit status 1") in message
         assert message.endswith("The certificate in place stays; it expires 2027-02-21T12:00:00Z.")
         assert authority.store.read("polls") == first
         assert not pending(authority.store, "polls", WANTED)
         assert said in authority.store.status()["polls"]["error"]
-        del pretended.fails["certbot"]
+        del simulated.fails["certbot"]
         authority.see_to("polls", WANTED)
         assert authority.store.status()["polls"]["error"] == ""
 
-    def test_nginx_refuses_it(self, authority: Authority, pretended: Pretended, first: Pair) -> None:
-        pretended.fails["-t"] = "nginx: [emerg] key values mismatch"
+    def test_nginx_refuses_it(self, authority: Authority, simulated: Simulated, first: Pair) -> None:
+        simulated.fails["-t"] = "nginx: [emerg] key values mismatch"
         assert "Nginx refuses it: nginx: [emerg] key values mismatch" in refusal(authority)
         assert authority.store.read("polls") == first
-        assert len(list((pretended.root / "tls/.pairs/polls").iterdir())) == 1
-        assert pretended.nginx() == ["-t -q"]
-        del pretended.fails["-t"]
+        assert len(list((simulated.root / "tls/.pairs/polls").iterdir())) == 1
+        assert simulated.nginx() == ["-t -q"]
+        del simulated.fails["-t"]
         authority.see_to("polls", WANTED)
-        assert authority.store.read("polls") == pretended.next
+        assert authority.store.read("polls") == simulated.next
 
     def test_a_failed_reload_is_repeated_by_the_next_run(
-        self, authority: Authority, pretended: Pretended, first: Pair
+        self, authority: Authority, simulated: Simulated, first: Pair
     ) -> None:
-        pretended.fails["-s"] = "nginx: [error] it is not there"
+        simulated.fails["-s"] = "nginx: [error] it is not there"
         assert "it is not there" in refusal(authority)
         assert authority.store.read("polls") == first
         assert (authority.root / ".unread").exists()
-        pretended.next, pretended.fails = first, {}
-        pretended.calls.clear()
+        simulated.next, simulated.fails = first, {}
+        simulated.calls.clear()
         authority.see_to("polls", WANTED)
-        assert pretended.nginx() == ["-t -q", "-s reload"]
+        assert simulated.nginx() == ["-t -q", "-s reload"]
         assert not (authority.root / ".unread").exists()
 
     @pytest.mark.parametrize("hours", [24, -24 * 91])
-    def test_a_clock_that_is_wrong(self, authority: Authority, pretended: Pretended, first: Pair, hours: int) -> None:
-        pretended.next = made(NOW + timedelta(hours=hours))
+    def test_a_clock_that_is_wrong(self, authority: Authority, simulated: Simulated, first: Pair, hours: int) -> None:
+        simulated.next = made(NOW + timedelta(hours=hours))
         message = refusal(authority)
         assert "this host's clock says 2026-11-23T12:00:00Z: set the clock" in message
         assert authority.store.read("polls") == first
-        assert pretended.nginx() == []
+        assert simulated.nginx() == []
         authority = replace(authority, clock=(NOW + timedelta(hours=hours)).timestamp)
         authority.see_to("polls", WANTED)
-        assert authority.store.read("polls") == pretended.next
+        assert authority.store.read("polls") == simulated.next
 
-    def test_a_file_that_is_not_a_certificate(self, authority: Authority, pretended: Pretended, first: Pair) -> None:
-        pretended.next = Pair("nonsense", first.key)
+    def test_a_file_that_is_not_a_certificate(self, authority: Authority, simulated: Simulated, first: Pair) -> None:
+        simulated.next = Pair("nonsense", first.key)
         assert "openssl cannot read the new certificate" in refusal(authority)
         assert authority.store.read("polls") == first
-        assert pretended.nginx() == []
+        assert simulated.nginx() == []
 
-    def test_a_clock_that_is_a_minute_late_is_accepted(self, authority: Authority, pretended: Pretended) -> None:
-        pretended.next = made(NOW + timedelta(minutes=1))
+    def test_a_clock_that_is_a_minute_late_is_accepted(self, authority: Authority, simulated: Simulated) -> None:
+        simulated.next = made(NOW + timedelta(minutes=1))
         authority.see_to("polls", WANTED)
-        assert authority.store.read("polls") == pretended.next
+        assert authority.store.read("polls") == simulated.next
 
     def test_a_disk_that_is_full(
-        self, authority: Authority, pretended: Pretended, first: Pair, monkeypatch: pytest.MonkeyPatch
+        self, authority: Authority, simulated: Simulated, first: Pair, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(os, "fsync", full)
         assert "No space left on device" in refusal(authority)
         assert authority.store.read("polls") == first
-        assert len(list((pretended.root / "tls/.pairs/polls").iterdir())) == 1
-        assert pretended.nginx() == []
+        assert len(list((simulated.root / "tls/.pairs/polls").iterdir())) == 1
+        assert simulated.nginx() == []
 
     def test_certbot_is_missing_or_hangs(
         self, authority: Authority, first: Pair, monkeypatch: pytest.MonkeyPatch
@@ -369,19 +369,19 @@ class TestRenewal:
 
 class TestCommand:
     @pytest.fixture(autouse=True)
-    def programs(self, pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    def programs(self, simulated: Simulated, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         logged: list[str] = []
-        monkeypatch.setattr(certificates, "Authority", lambda root: Authority(root, pretended, NOW.timestamp))
+        monkeypatch.setattr(certificates, "Authority", lambda root: Authority(root, simulated, NOW.timestamp))
         monkeypatch.setattr(syslog, "syslog", lambda _, text: logged.append(text))
         return logged
 
     def test_the_failure_of_one_site_does_not_stop_the_next(
-        self, pretended: Pretended, programs: list[str], capsys: pytest.CaptureFixture[str]
+        self, simulated: Simulated, programs: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (pretended.root / "acme/sites/blog.json").write_text(json.dumps({**WANTED, "directory": "x"}))
-        pretended.fails["certbot blog"] = "Connection refused"
-        authority = Authority(pretended.root, pretended)
-        assert main([f"--root={pretended.root.parent}", "certificates"]) == 1
+        (simulated.root / "acme/sites/blog.json").write_text(json.dumps({**WANTED, "directory": "x"}))
+        simulated.fails["certbot blog"] = "Connection refused"
+        authority = Authority(simulated.root, simulated)
+        assert main([f"--root={simulated.root.parent}", "certificates"]) == 1
         said = capsys.readouterr()
         assert said.out == ""
         assert said.err.startswith("blog: No new certificate from x: ")
@@ -389,26 +389,26 @@ class TestCommand:
         assert authority.store.current("polls")
         assert authority.store.current("blog") is None
 
-    def test_success_prints_nothing(self, pretended: Pretended, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main([f"--root={pretended.root.parent}", "certificates"]) == 0
-        assert main([f"--root={pretended.root / 'nowhere'}", "certificates"]) == 0
+    def test_success_prints_nothing(self, simulated: Simulated, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([f"--root={simulated.root.parent}", "certificates"]) == 0
+        assert main([f"--root={simulated.root / 'nowhere'}", "certificates"]) == 0
         assert capsys.readouterr() == ("", "")
 
-    def test_one_run_waits_for_another(self, pretended: Pretended) -> None:
-        second = threading.Thread(target=main, args=([f"--root={pretended.root.parent}", "certificates"],))
-        with (pretended.root / "acme" / "lock").open("a") as lock:
+    def test_one_run_waits_for_another(self, simulated: Simulated) -> None:
+        second = threading.Thread(target=main, args=([f"--root={simulated.root.parent}", "certificates"],))
+        with (simulated.root / "acme" / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             second.start()
             second.join(0.3)
-            assert pretended.calls == []
+            assert simulated.calls == []
         second.join(30)
-        assert pretended.calls
+        assert simulated.calls
 
-    def test_only_the_named_site_is_renewed(self, pretended: Pretended) -> None:
-        (pretended.root / "acme/sites/blog.json").write_text(json.dumps(WANTED))
-        assert main([f"--root={pretended.root.parent}", "certificates", "blog"]) == 0
-        assert set(Authority(pretended.root, pretended).store.status()) == {"blog"}
+    def test_only_the_named_site_is_renewed(self, simulated: Simulated) -> None:
+        (simulated.root / "acme/sites/blog.json").write_text(json.dumps(WANTED))
+        assert main([f"--root={simulated.root.parent}", "certificates", "blog"]) == 0
+        assert set(Authority(simulated.root, simulated).store.status()) == {"blog"}
 
-    def test_an_unknown_site_is_refused(self, pretended: Pretended, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main([f"--root={pretended.root.parent}", "certificates", "shop"]) == 2
+    def test_an_unknown_site_is_refused(self, simulated: Simulated, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([f"--root={simulated.root.parent}", "certificates", "shop"]) == 2
         assert "These sites get no certificate from a CA on this host: shop." in capsys.readouterr().err

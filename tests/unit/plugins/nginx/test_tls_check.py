@@ -61,13 +61,13 @@ def make(
         NOW + period[1],
     ).add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
     if names is not None and not ca:
-        held: list[x509.GeneralName] = []
+        alternatives: list[x509.GeneralName] = []
         for one in names:
             try:
-                held.append(x509.IPAddress(ipaddress.ip_address(one)))
+                alternatives.append(x509.IPAddress(ipaddress.ip_address(one)))
             except ValueError:
-                held.append(x509.DNSName(one))
-        builder = builder.add_extension(x509.SubjectAlternativeName(held), critical=False)
+                alternatives.append(x509.DNSName(one))
+        builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
     return Made(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)
