@@ -128,14 +128,9 @@ def main() -> None:
         changed=outcome.changed,
         ssh_ports=list(outcome.ssh_ports),
         diff=[
-            {
-                "before": change.before or "",
-                "after": change.after or "",
-                "before_header": str(change.path),
-                "after_header": str(change.path),
-            }
+            {"before_header": path, "after_header": path, "before": change.before or "", "after": change.after or ""}
             for change in outcome.changes
-            if change.real
+            if change.real and (path := str(change.path))
         ],
     )
 

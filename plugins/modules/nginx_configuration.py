@@ -14,7 +14,6 @@ from ansible_collections.hostwright.django.plugins.module_utils.host.process imp
 from ansible_collections.hostwright.django.plugins.module_utils.nginx.acme import Store
 from ansible_collections.hostwright.django.plugins.module_utils.nginx.configuration import (
     ACME,
-    Change,
     ConfigurationRefusedError,
     change_of,
     check,
@@ -23,7 +22,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.nginx.configurat
     unread,
     write,
 )
-from ansible_collections.hostwright.django.plugins.module_utils.nginx.tls_change import Certificates
+from ansible_collections.hostwright.django.plugins.module_utils.nginx.tls_change import Certificates, diff
 
 DOCUMENTATION = r"""
 module: nginx_configuration
@@ -191,19 +190,6 @@ acme:
 ACME_PACKAGES = {"certbot": "certbot", "cron": "cron", "openssl": "openssl"}  # package by program
 
 
-def difference(change: Change) -> list[dict[str, str]]:
-    """Return the change as a diff for Ansible, with a part for each file."""
-    return [
-        {
-            "before_header": name,
-            "after_header": name,
-            "before": change.before[name] or "",
-            "after": change.after[name] or "",
-        }
-        for name in change.after
-    ]
-
-
 def _program(name: str) -> str | None:
     return shutil.which(name, path=search_path())
 
@@ -255,15 +241,16 @@ def main() -> None:
             module.fail_json(
                 msg=f"the image {parameters['image']}, needed to check the configuration, is missing: push it first"
             )
-        shown = difference(change) + certificates.difference()
+        parts = [diff(name, change.before[name], change.after[name]) for name in change.after]
+        parts += certificates.difference()
         if not module.check_mode:
             if acme:
                 (directory / "acme").mkdir(mode=0o700, exist_ok=True)
                 (directory / "acme-challenge").mkdir(exist_ok=True)
             write(directory, change, certificates)
             reload(engine, parameters["image"], parameters["container"], directory)
-        changed = [part["after_header"] for part in shown]
-        module.exit_json(changed=True, files=changed, missing=missing, diff=shown)
+        changed = [part["after_header"] for part in parts]
+        module.exit_json(changed=True, files=changed, missing=missing, diff=parts)
     except ConfigurationRefusedError as error:
         module.fail_json(msg=f"Nginx refuses this configuration; the old one stays in place and in use:\n{error}")
     except EngineError as error:

@@ -66,15 +66,8 @@ class Undo:
         write_durably(arming / "undo", "\n".join([*lines, "sync", *commands, ""]), 0o700, os.geteuid(), os.getegid())
 
         self.run(["systemctl", "stop", TIMER])
-        started = self.run(
-            [
-                "systemd-run",
-                "--quiet",
-                f"--unit={SERVICE}",
-                f"--on-active={seconds}s",
-                "--timer-property=AccuracySec=200ms",
-            ]
-        )
+        timer = ["systemd-run", "--quiet", f"--unit={SERVICE}", f"--on-active={seconds}s"]
+        started = self.run([*timer, "--timer-property=AccuracySec=200ms"])
         if not started.ok:
             raise ProblemError(
                 Problem(

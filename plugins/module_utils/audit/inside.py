@@ -124,18 +124,19 @@ class AuditedHost(Host):
 
     def containers(self) -> tuple[Container, ...]:
         """Return the running containers."""
-        listed = self.run(["docker", "ps", "--quiet", "--no-trunc"])
-        if not listed.ok or not listed.stdout.strip():
-            return ()
-        # The status is 1 if a container has ended in between; the output has the others.
-        return parse_containers(self.run(["docker", "container", "inspect", *listed.stdout.split()]).stdout)
+        return parse_containers(self._inspected("container", "ps", "--no-trunc"))
 
     def bridges(self) -> tuple[str, ...]:
         """Return the bridge interfaces of the Engine: only containers can reach a program that listens there."""
-        listed = self.run(["docker", "network", "ls", "--quiet", "--filter", "driver=bridge"])
+        return parse_bridges(self._inspected("network", "network", "ls", "--filter", "driver=bridge"))
+
+    def _inspected(self, kind: str, *listing: str) -> str:
+        """Return Docker's JSON for the objects of a listing; empty if there are none."""
+        listed = self.run(["docker", *listing, "--quiet"])
         if not listed.ok or not listed.stdout.strip():
-            return ()
-        return parse_bridges(self.run(["docker", "network", "inspect", *listed.stdout.split()]).stdout)
+            return ""
+        # The status is 1 if a container has ended in between; the output has the others.
+        return self.run(["docker", kind, "inspect", *listed.stdout.split()]).stdout
 
     def interfaces(self) -> str:
         """Return the host's global addresses as JSON of ``ip -json address``."""
@@ -489,9 +490,8 @@ def inspect(host: AuditedHost, engine_minimum: str, trusted: Sequence[str]) -> I
     addresses = parse_addresses(host.interfaces(), host.bridges())
     sockets = [("tcp", listener) for listener in host.listeners()] + [("udp", listener) for listener in host.udp()]
     programs = host.programs([listener for _, listener in sockets])
-    held = find_open_ports(
-        containers, sockets, programs, [address for address, outer in addresses.items() if not outer]
-    )
+    inner = [address for address, outer in addresses.items() if not outer]
+    held = find_open_ports(containers, sockets, programs, inner)
     ssh = host.sshd()
     checked = {
         "containers": (check_containers(containers, trusted), _containers(containers, held)),

@@ -104,9 +104,13 @@ class Certificates:
             chains = [pair.certificate if pair else "" for pair in (old, new)]
             keys = [f"SHA-256 of the key: {_digest(pair.key)}\n" if pair else "" for pair in (old, new)]
             for name, (before, after) in ((CERTIFICATE, chains), (KEY, keys)):
-                path = f"tls/{site}/{name}"
-                parts.append({"before_header": path, "after_header": path, "before": before, "after": after})
+                parts.append(diff(f"tls/{site}/{name}", before, after))
         return parts
+
+
+def diff(path: str, before: str | None, after: str | None) -> dict[str, str]:
+    """Return a file's change as a diff for Ansible; None: no file."""
+    return {"before_header": path, "after_header": path, "before": before or "", "after": after or ""}
 
 
 def _digest(text: str) -> str:

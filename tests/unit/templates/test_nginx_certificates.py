@@ -17,13 +17,9 @@ from tests.unit.templates.rendering import Role
 CONTAINER = "community.docker.docker_container"
 SITES = [
     {"name": "polls", "domains": ["polls.example.org"], "certificate": "chain", "certificate_key": "key"},
-    {
-        "name": "blog",
-        "domains": ["blog.example.org", "www.blog.example.org"],
-        "certificate": "chain2",
-        "certificate_key": "key2",
-    },
-]
+    {"name": "blog", "domains": ["blog.example.org", "www.blog.example.org"], "certificate": "chain2",
+     "certificate_key": "key2"},
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

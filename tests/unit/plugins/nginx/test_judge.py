@@ -58,19 +58,9 @@ def test_a_login_limit_without_effect_is_named() -> None:
     for path in ("/", "/login", "/en/login/", "/a.b/вход/"):
         assert wrong("10r/m", path) == []
     for path in (
-        "login/",
-        "//login/",
-        "/a//login/",
-        "/../login/",
-        "/./",
-        "/a b",
-        "/a%20b",
-        "/a?next=/",
-        "/a\n",
-        "/$uri",
-        "/a;",
+        "login/", "//login/", "/a//login/", "/../login/", "/./", "/a b", "/a%20b", "/a?next=/", "/a\n", "/$uri", "/a;",
         "/a{",
-    ):
+    ):  # fmt: skip
         assert wrong("10r/m", path) == ["login_path (site_login_path)"], path
 
 
