@@ -17,6 +17,8 @@ APP_UID = APP_GID = 10001
 """The user of the sites' containers, and its group."""
 NGINX_UID = 10002
 """The user of Nginx in its container; its group is that of the sites."""
+SOURCE_LABEL = "org.hostwright.source-digest"
+"""Label of a site's image: the digest of the source that it was built from."""
 CERTIFICATE_DAYS = 14
 """Days before its expiry from which a certificate is reported."""
 TIME = "%Y-%m-%dT%H:%M:%SZ"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hostwright.django.plugins.module_utils.contract import SOURCE_LABEL
 from ansible_collections.hostwright.django.plugins.module_utils.host.engine import Engine, EngineError
 from ansible_collections.hostwright.django.plugins.module_utils.image.bootstrap import Base, BootstrapError, ensure_base
 from ansible_collections.hostwright.django.plugins.module_utils.image.store import ImageStore, StoreError
@@ -162,7 +163,6 @@ platform:
 """
 
 DIGEST_LABEL = "org.hostwright.build-digest"
-SOURCE_LABEL = "org.hostwright.source-digest"
 BUILDER_LINE = re.compile(
     r"\s*---> |Step \d+/\d+ |Removing intermediate container|DEPRECATED: |\s+Install the buildx|\s+https://docs.docker.com/go/buildx"
     r"|Sending build context|The command '/bin/sh"

@@ -90,7 +90,7 @@ class Releases:
         with self._locked():
             back = RollbackPlan(self.site, self.progress, request)
             transaction = self._transaction(back.current, back.spec(self.engine), self.site.secret_key())
-            return transaction.run(partial(get_ready, rollback=back))
+            return transaction.run(partial(get_ready, choose=back.move))
 
     def rollback_target(self, request: RollbackRequest) -> tuple[Record, Record]:
         """Return the records of the live release and of the release that ``rollback`` would go back to.
@@ -109,7 +109,7 @@ class Releases:
         """
         with self._locked():
             current = self.site.live_record(Step.READ_LIVE)
-            spec = Spec.of_release(self.site, self.engine, current, self.progress.step)
+            spec = self.site.spec_of(current, self.engine, self.progress.step)
             return self._transaction(current, spec, self.site.secret_key().rotated(seconds)).run(get_ready)
 
     def restore(self, source: Source, request: RestoreRequest) -> Outcome:
@@ -122,7 +122,7 @@ class Releases:
         with self._locked():
             current = self.site.live_record(Step.READ_LIVE)
             spec = replace(
-                Spec.of_release(self.site, self.engine, current, self.progress.step),
+                self.site.spec_of(current, self.engine, self.progress.step),
                 hold_seconds=request.hold_seconds,
                 maintenance=request.maintenance,
                 post_restore=request.post_restore,

@@ -66,7 +66,7 @@ class RollbackPlan:
         Raises:
             ReleaseError: its image is gone.
         """
-        spec = Spec.of_release(self._site, engine, self.target, self._progress.step)
+        spec = self._site.spec_of(self.target, engine, self._progress.step)
         return replace(spec, hold_seconds=self._request.hold_seconds, maintenance=self._request.maintenance)
 
     def move(self, pending: tuple[str, ...], unknown: tuple[str, ...], migrator: Migrator) -> Move | None:

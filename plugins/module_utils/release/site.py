@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import contract
-from ..contract import APP_GID, APP_UID, SECRETS
+from ..contract import APP_GID, APP_UID, SECRETS, SOURCE_LABEL
 from ..host import files
+from ..host.engine import Engine
 from ..host.files import fsync, make_directory, remove_tree, write_durably
 from . import secret_files
 from .errors import ReleaseError
@@ -23,6 +24,7 @@ from .generation import database
 from .record import Record
 from .secret_key import NAME as SECRET_KEY
 from .secret_key import SecretKey
+from .spec import Spec
 
 SECRET = re.compile(r"[A-Z][A-Z0-9_]*")  # names of the user's secrets; the secret key's name does not match
 # Modes of a release's directory: while root works there; while the site may write there. The sticky bit protects the
@@ -326,6 +328,20 @@ class Site:
         """Return a release's secrets, without the secret key, as ``write_secrets`` has written them."""
         kept = (path for path in self.secrets(number).iterdir() if SECRET.fullmatch(path.name))
         return {path.name: files.read(path).removesuffix("\n") for path in kept}
+
+    def spec_of(self, record: Record, engine: Engine, step: str) -> Spec:
+        """Return the spec of a kept release, with its secrets; ``step`` is for the message.
+
+        Raises:
+            ReleaseError: its image is not on the host.
+        """
+        image = engine.image(record.image)
+        if image is None or image.labels.get(SOURCE_LABEL, record.source_digest) != record.source_digest:
+            raise ReleaseError(
+                step,
+                f"the image {record.image} of release {record.release} is no longer on the host: deploy that version",
+            )
+        return Spec.of_record(record.spec, self.user_secrets(record.release))
 
     def write_secrets(self, number: int, values: Mapping[str, str], key: SecretKey) -> None:
         """Write a release's secrets, each into its own file, without a change of other releases' secrets."""

@@ -8,17 +8,11 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from .errors import ReleaseError
 from .steps import Step
 
-if TYPE_CHECKING:
-    from ..host.engine import Engine
-    from .record import Record
-    from .site import Site
-
-SOURCE_LABEL = "org.hostwright.source-digest"
 UNRELATED = {"related": False}  # marks a field that may differ without making another release
 
 Command = tuple[str, ...]
@@ -100,21 +94,6 @@ class Spec:
                 "jobs": {name: Job(job["schedule"], tuple(job["command"])) for name, job in recorded["jobs"].items()},
             }
         )
-
-    @classmethod
-    def of_release(cls, site: Site, engine: Engine, record: Record, step: str) -> Spec:
-        """Return the spec of a kept release, with its secrets; ``step`` is for the message.
-
-        Raises:
-            ReleaseError: its image is not on the host.
-        """
-        image = engine.image(record.image)
-        if image is None or image.labels.get(SOURCE_LABEL, record.source_digest) != record.source_digest:
-            raise ReleaseError(
-                step,
-                f"the image {record.image} of release {record.release} is no longer on the host: deploy that version",
-            )
-        return cls.of_record(record.spec, site.user_secrets(record.release))
 
 
 def types_of(kind: type) -> dict[str, str]:

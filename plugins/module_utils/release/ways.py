@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,26 +14,29 @@ from .steps import Step
 
 if TYPE_CHECKING:
     from .migrator import Migrator
-    from .rollback import RollbackPlan
     from .transaction import Transaction
 
 ERROR_SECONDS = 2.0  # time in which the page must become healthy while requests wait
 
 
-def get_ready(transaction: Transaction, rollback: RollbackPlan | None = None) -> None:
+def get_ready(
+    transaction: Transaction,
+    choose: Callable[[tuple[str, ...], tuple[str, ...], Migrator], Move | None] | None = None,
+) -> None:
     """Get a release ready in the way that its migrations need.
 
     Args:
         transaction: the prepared transaction.
-        rollback: decides about the database, if the release is a rollback.
+        choose: for a rollback: returns the way to its database, given the migrations that the database lacks, those
+            that the code lacks, and the migrator; None to keep the live database.
     """
     migrator = transaction.load_project()
     if transaction.old is None:
         first(transaction, migrator)
         return
     pending = transaction.draft.pending
-    if rollback:
-        move = rollback.move(pending, transaction.draft.unknown, migrator)
+    if choose:
+        move = choose(pending, transaction.draft.unknown, migrator)
     else:
         move = Move(transaction.old.record.generation, pending) if pending else None
     transaction.run_before()
