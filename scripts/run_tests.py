@@ -200,20 +200,16 @@ def run_lane(steps: deque[Step], more: deque[Step], interrupted: threading.Event
     """Run a lane's steps, then the shared ones; return the counts, append failed steps to ``failed``."""
     total = Counts(0, 0)
     for queue in (steps, more):
-        while not interrupted.is_set() and (step := next_of(queue)):
+        while not interrupted.is_set():
+            try:
+                step = queue.popleft()
+            except IndexError:  # the other lane may have taken the last shared step
+                break
             counts = run(step, interrupted)
             if counts.failed:
                 failed.append(step)
             total += counts
     return total
-
-
-def next_of(queue: deque[Step]) -> Step | None:
-    """Remove and return the next step; None if the queue is empty."""
-    try:
-        return queue.popleft()
-    except IndexError:
-        return None
 
 
 def run(step: Step, interrupted: threading.Event) -> Counts:

@@ -44,7 +44,7 @@ def docker(arguments: Sequence[str], timeout: float | None = None) -> subprocess
 
 def manage(site: Site, arguments: Sequence[str]) -> int:
     """Replace this process by a management command in the live release, which gets its signals and exit status."""
-    container = field(site.current(), "container", "release's record")
+    container = field(site.current(), "container")
     terminal = ["--interactive", "--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else ["--interactive"]
     command = ["docker", "exec", *terminal, container, "python3", "manage.py", *arguments]
     try:
@@ -60,7 +60,7 @@ def job(site: Site, name: str) -> int:
         BusyError: the job is still running.
         CommandError: the release has no job of this name.
     """
-    container = f"{field(site.current(), 'container', 'release record')}-job-{name}"
+    container = f"{field(site.current(), 'container')}-job-{name}"
     state = container_state(container)["status"]
     if state == "missing":
         raise CommandError(f'The live release of {site.name} has no job "{name}" (container {container}).')
@@ -145,10 +145,10 @@ class OneShot:
         mounts = [part for mount in self.mounts for part in ("--mount", str(mount))]
         return [
             "run", "--rm", "--name", self.name,
-            *labels(self.kind, self.site.name, field(record, "release", "release's record")),
+            *labels(self.kind, self.site.name, field(record, "release")),
             *hardened("none", self.memory, self.memory, _PIDS, _CPU_SHARES), "--log-driver", "none", *mounts,
-            "--env", f"HOSTWRIGHT_CONFIG={field(record, 'configuration', 'release record')}",
-            str(record.get("image_id") or field(record, "image", "release's record")),
+            "--env", f"HOSTWRIGHT_CONFIG={field(record, 'configuration')}",
+            str(record.get("image_id") or field(record, "image")),
             *self.verb,
         ]  # fmt: skip
 

@@ -259,7 +259,7 @@ def _release_mounts(site: Site, record: dict[str, Any]) -> list[Mount]:
 
     The project's code runs in this container, so it does not see the secrets at rest, of this release or of others.
     """
-    release = field(record, "release", "release's record")
+    release = field(record, "release")
     configuration = Mount(site.config / "releases" / f"{release}.json", configuration_of(release))
     secrets = site.secrets(release)
     # Without its secrets the release does not boot, and the runtime reports what is missing.

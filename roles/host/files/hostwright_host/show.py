@@ -23,7 +23,7 @@ _LABEL = 12
 def status(site: Site) -> dict[str, Any]:
     """Return the state of the live release, its container, its certificate and its backups, with all problems."""
     record = site.current()
-    container = container_state(field(record, "container", "release's record"))
+    container = container_state(field(record, "container"))
     found: dict[str, Any] = {"site": site.name, "release": record, "container": container}
     if site.settings_path.exists():
         found |= Health.of(site, site.settings()).summary(site)

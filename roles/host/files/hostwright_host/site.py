@@ -228,14 +228,10 @@ def read_object(path: Path) -> dict[str, Any]:
     return data
 
 
-def field(record: Mapping[str, Any], name: str, source: str) -> str:
-    """Return a field of a record as text.
-
-    Raises:
-        CommandError: the field is missing; the message names it and the source.
-    """
+def field(record: Mapping[str, Any], name: str) -> str:
+    """Return a field of a release's record as text; raise CommandError if it is missing."""
     if name not in record:
-        raise CommandError(f'The {source} has no "{name}".')
+        raise CommandError(f'The release record has no "{name}".')
     return str(record[name])
 
 
