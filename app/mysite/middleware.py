@@ -1,4 +1,4 @@
-"""Which sources a browser may use for a page: the site itself, and nothing written into the HTML."""
+"""Restrict the sources of a page to the site itself, without inline code."""
 
 from django.conf import settings
 
@@ -6,11 +6,11 @@ POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancesto
 
 
 def content_security_policy(get_response):
-    """Send a Content-Security-Policy, as Django itself can from version 6.0 on."""
+    """Send a Content-Security-Policy; from version 6.0 on Django can do that itself."""
 
     def middleware(request):
         response = get_response(request)
-        if not (settings.DEBUG and response.status_code >= 400):  # Django's pages for developers style themselves
+        if not (settings.DEBUG and response.status_code >= 400):  # Django's debug pages have inline styles
             response.headers.setdefault("Content-Security-Policy", POLICY)
         return response
 

@@ -8,7 +8,7 @@ from .models import Choice, Question
 
 
 class ChoiceInline(admin.TabularInline):
-    """The choices below their question; votes are shown and never typed."""
+    """The choices below their question; votes are read-only."""
 
     model = Choice
     fields = ["text", "votes"]

@@ -8,7 +8,7 @@ from .models import Choice, Question
 
 
 class Ballot(forms.Form):
-    """The choices of one question, of which a visitor takes one."""
+    """The choices of one question, from which a visitor selects one."""
 
     choice = forms.ModelChoiceField(
         queryset=Choice.objects.none(),

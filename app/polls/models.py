@@ -13,21 +13,21 @@ from django.utils import timezone
 
 
 class QuestionQuerySet(models.QuerySet["Question"]):
-    """Questions by what visitors may see of them."""
+    """Queries of questions, by their visibility to visitors."""
 
     def published(self) -> Self:
-        """Questions whose time has come and that have something to choose from."""
+        """Published questions that have choices."""
         choices = Choice.objects.filter(question=OuterRef("pk"))
         return self.filter(Exists(choices), published__lte=timezone.now())
 
     def open(self) -> Self:
-        """Published questions that still take votes."""
+        """Published questions that still accept votes."""
         return self.published().filter(
             Q(closes=None) | Q(closes__gt=timezone.now()),
         )
 
     def with_total(self) -> Self:
-        """Add `total`, the number of votes over all choices."""
+        """Add `total`, the number of votes of all choices."""
         return self.annotate(total=Coalesce(Sum("choices__votes"), 0))
 
 
@@ -67,7 +67,7 @@ class Question(models.Model):
     @property
     @admin.display(description="open", boolean=True)
     def is_open(self) -> bool:
-        """Whether the question takes votes now."""
+        """Whether the question accepts votes now."""
         now = timezone.now()
         return self.published <= now and (self.closes is None or now < self.closes)
 
@@ -97,5 +97,5 @@ class Choice(models.Model):
         return self.text
 
     def vote(self) -> None:
-        """Count one vote, in the database: none is lost of several at once."""
+        """Count one vote, in the database, so that no simultaneous vote is lost."""
         type(self).objects.filter(pk=self.pk).update(votes=F("votes") + 1)

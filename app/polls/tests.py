@@ -1,4 +1,4 @@
-"""What visitors and editors of the polls rely on."""
+"""Tests of the polls, for visitors and editors."""
 
 import re
 from datetime import timedelta
@@ -23,7 +23,7 @@ INLINE = re.compile(r"<style\b|<script(?![^>]*\ssrc=)|<[^>]*\s(style|on\w+)=", r
 
 
 def ask(text: str = "Tea or coffee?", since: timedelta = DAY, **fields) -> Question:
-    """A question with two choices, published `since` ago."""
+    """Make a question with two choices, published `since` ago."""
     fields.setdefault("published", timezone.now() - since)
     question = Question.objects.create(text=text, **fields)
     for choice in ("Tea", "Coffee"):
@@ -102,7 +102,7 @@ class IndexTests(PollsTestCase):
         self.assertNotContains(page, "A later question?")
         self.assertNotContains(page, "A closed question?")
 
-    def test_an_impossible_number(self):
+    def test_a_number_that_is_too_large(self):
         self.assertEqual(self.client.get(f"/polls/{10**30}/").status_code, 404)
 
     def test_without_polls(self):
@@ -156,7 +156,7 @@ class VoteTests(PollsTestCase):
         self.assertEqual(self.votes(), [0, 0])
         self.assertFalse(Choice.objects.filter(votes__gt=0).exists())
 
-    def test_showing_the_ballot_does_not_complain(self):
+    def test_the_ballot_shows_no_error_at_first(self):
         self.assertNotContains(self.client.get(self.url), "Please choose")
 
     def test_a_closed_poll_shows_its_results_and_takes_no_vote(self):
@@ -179,7 +179,7 @@ class VoteTests(PollsTestCase):
             self.assertEqual(answer.status_code, 404)
         self.assertEqual(self.votes(), [0, 0])
 
-    def test_a_vote_from_elsewhere_is_refused(self):
+    def test_a_vote_without_a_csrf_token_is_refused(self):
         client = Client(enforce_csrf_checks=True)
         answer = client.post(self.url, {"choice": self.tea.pk})
         self.assertEqual(answer.status_code, 403)
@@ -240,7 +240,7 @@ class AdminTests(PollsTestCase):
 
 class PageTests(PollsTestCase):
     def pages(self) -> dict[str, str]:
-        """The HTML of every page of ours, by its address."""
+        """The HTML of every page of the site, by its address."""
         question = ask("<b>Tea</b> & coffee?", closes=timezone.now() + DAY)
         question.choices.first().vote()
         url = reverse("polls:question", args=[question.pk])
@@ -253,12 +253,12 @@ class PageTests(PollsTestCase):
         }
         return {name: page.content.decode() for name, page in pages.items()}
 
-    def test_nothing_comes_from_elsewhere(self):
+    def test_pages_load_nothing_from_other_sites(self):
         for name, html in self.pages().items():
             with self.subTest(name):
                 self.assertNotRegex(html, r"(?i)(https?:)?//\w")
 
-    def test_nothing_is_written_into_the_pages_that_the_content_security_policy_forbids(self):
+    def test_pages_have_no_inline_code_or_styles(self):
         for name, html in self.pages().items():
             with self.subTest(name):
                 self.assertNotRegex(html, INLINE)
@@ -278,13 +278,13 @@ class PageTests(PollsTestCase):
                     },
                 )
 
-    def test_a_page_may_have_a_content_security_policy_of_its_own(self):
+    def test_a_page_may_set_another_content_security_policy(self):
         page = HttpResponse(headers={"Content-Security-Policy": "default-src 'none'"})
         answer = content_security_policy(lambda _: page)(RequestFactory().get("/"))
         self.assertEqual(answer.headers["Content-Security-Policy"], "default-src 'none'")
 
     @override_settings(DEBUG=True)
-    def test_the_pages_for_developers_have_none(self):
+    def test_debug_pages_have_no_content_security_policy(self):
         self.assertNotIn("Content-Security-Policy", self.client.get("/nowhere/").headers)
         self.assertIn("Content-Security-Policy", self.client.get("/").headers)
 
@@ -293,7 +293,7 @@ class PageTests(PollsTestCase):
             with self.subTest(name):
                 self.assertNotIn("<b>", html)
 
-    def test_static_files_are_there(self):
+    def test_static_files_exist(self):
         for name, html in self.pages().items():
             for path in re.findall(r'"/static/([^"]+)"', html):
                 with self.subTest(name, path=path):

@@ -30,5 +30,5 @@ def add(apps, schema_editor):
 class Migration(migrations.Migration):
     dependencies = [("polls", "0001_initial")]
 
-    # Not taken out again on the way back: by then they hold people's votes.
+    # The reverse keeps the questions: they may have votes by then.
     operations = [migrations.RunPython(add, migrations.RunPython.noop)]

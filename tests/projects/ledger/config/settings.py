@@ -1,4 +1,4 @@
-"""A ledger: whatever is written into it is answered with 200, and is there."""
+"""A ledger: an answer of 200 acknowledges that the id is written."""
 
 from pathlib import Path
 

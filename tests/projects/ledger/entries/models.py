@@ -2,7 +2,7 @@ from django.db import models
 
 
 class Entry(models.Model):
-    """One id that somebody wrote. It is not unique here: whoever counts shall find an id that came twice."""
+    """One written id. The column is not unique, so that a doubled id can be detected."""
 
     key = models.CharField(max_length=80, db_index=True)
     payload = models.CharField(max_length=1000, blank=True)

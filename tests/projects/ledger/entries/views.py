@@ -14,19 +14,19 @@ def newest(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def write(request: HttpRequest) -> HttpResponse:
-    """Write the id that the form holds; 200 acknowledges it."""
+    """Write the id of the form; 200 acknowledges it."""
     return acknowledge(request.POST.get("id", ""), 0)
 
 
 @require_POST
 def upload(request: HttpRequest) -> HttpResponse:
-    """Take a body, and write the id of the query; 200 acknowledges it."""
+    """Read the body and write the id of the query; 200 acknowledges it."""
     return acknowledge(request.GET.get("id", ""), len(request.body))
 
 
 @require_GET
 def visit(request: HttpRequest) -> HttpResponse:
-    """Tell whether the visitor was here before: a signed cookie says so."""
+    """Answer whether the visitor was here before, by a signed cookie."""
     known = request.get_signed_cookie("visit", default=None)
     response = HttpResponse("again\n" if known else "new\n", content_type="text/plain")
     response.set_signed_cookie("visit", "yes")
@@ -37,7 +37,7 @@ def acknowledge(key: str, size: int) -> HttpResponse:
     if not key:
         return HttpResponse("An id is needed.\n", status=400, content_type="text/plain")
     with transaction.atomic():
-        # It reads before it writes, as most views do.
+        # Reads before it writes, as most views do.
         before = Entry.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
         Entry.objects.create(key=key, payload=f"after {before}", size=size)
     return HttpResponse(f"{key}\n", content_type="text/plain")

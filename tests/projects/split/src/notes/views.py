@@ -33,7 +33,7 @@ class NotesView(CreateView):
 
 
 def export(request: HttpRequest) -> HttpResponse:
-    """All notes as JSON, for a program that knows the token."""
+    """All notes as JSON, for a program that sends the token."""
     given = request.headers.get("Authorization", "")
     if not constant_time_compare(given, f"Bearer {settings.NOTES_TOKEN}"):
         return HttpResponse("A token is needed.\n", status=401)

@@ -1,4 +1,4 @@
-"""What all environments of the notebook share."""
+"""Settings that all environments of the notebook share."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 
 def required(name: str) -> str:
-    """The environment variable `name`, which must be set and not be empty."""
+    """Return the environment variable `name`, which must not be empty."""
     if value := os.environ.get(name):
         return value
     raise ImproperlyConfigured(f"Set the environment variable {name}.")
@@ -18,7 +18,7 @@ BASE_DIR = Path(__file__).resolve().parents[3]
 SECRET_KEY = os.environ.get("SECRET_KEY", "")
 
 NOTES_TITLE = required("NOTES_TITLE")
-NOTES_TOKEN = required("NOTES_TOKEN")  # lets a program fetch the notes: see export.json
+NOTES_TOKEN = required("NOTES_TOKEN")  # required by export.json
 
 INSTALLED_APPS = [
     "django.contrib.contenttypes",

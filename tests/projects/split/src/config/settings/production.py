@@ -1,4 +1,4 @@
-"""The notebook as visitors see it."""
+"""Settings of the notebook in production."""
 
 import os
 
