@@ -1,6 +1,6 @@
-"""Holds, lets go and refuses requests to the site polls of this host, with a small application behind its socket.
+"""Test hold and maintenance of the site polls on this host, with a small application behind its socket.
 
-Run on the host; prints what was seen, or ends with what was wrong. With --https by HTTPS, and by HTTP/2 too.
+Run on the host. Prints the duration of each case, or exits with the first problem. With --https by HTTPS and HTTP/2.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 RUN = Path("/srv/hostwright/web/polls/run")
 HOST = b"Host: localhost\r\n"
-SAID = (
+CLIENT_HEADERS = (
     b"X-Real-IP",
     b"X-Forwarded-For",
     b"X-Forwarded-Proto",
@@ -33,7 +33,7 @@ seen: list[str] = []  # arguments of the requests that reached an application
 
 
 class Answer(NamedTuple):
-    """What a visitor got."""
+    """An answer to a visitor."""
 
     status: int
     headers: dict[str, str]
@@ -41,10 +41,10 @@ class Answer(NamedTuple):
     seconds: float
 
     @property
-    def told(self) -> dict[str, Any]:
-        """What the application says about the request."""
-        told: dict[str, Any] = json.loads(self.body)
-        return told
+    def request(self) -> dict[str, Any]:
+        """The request as the application received it."""
+        request: dict[str, Any] = json.loads(self.body)
+        return request
 
 
 async def head(reader: asyncio.StreamReader) -> tuple[str, dict[str, str]]:
@@ -55,7 +55,7 @@ async def head(reader: asyncio.StreamReader) -> tuple[str, dict[str, str]]:
 
 @asynccontextmanager
 async def application(release: str) -> AsyncIterator[None]:
-    """Serve a release's socket with an application that says what it was asked."""
+    """Serve a release's socket with an application that answers with the request it received."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
@@ -63,9 +63,9 @@ async def application(release: str) -> AsyncIterator[None]:
             method, uri, _ = first.split()
             seen.append(uri)
             body = await reader.readexactly(int(headers.get("content-length", 0)))
-            told: dict[str, object] = {"release": release, "method": method, "uri": uri, "headers": headers}
-            told["body"] = hashlib.sha256(body).hexdigest()
-            text = json.dumps(told).encode()
+            request: dict[str, object] = {"release": release, "method": method, "uri": uri, "headers": headers}
+            request["body"] = hashlib.sha256(body).hexdigest()
+            text = json.dumps(request).encode()
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(text))
             if method != "HEAD":
                 writer.write(text)
@@ -85,7 +85,7 @@ async def application(release: str) -> AsyncIterator[None]:
 
 
 def put(name: str, seconds: float) -> None:
-    """Make one of the two files, to count for so long."""
+    """Make the file `hold` or `maintenance`, with a deadline in so many seconds."""
     path = RUN / f".{name}"
     path.touch()
     os.utime(path, (time.time() + seconds,) * 2)
@@ -93,23 +93,23 @@ def put(name: str, seconds: float) -> None:
 
 
 def away(*names: str) -> None:
-    """Remove files of the two."""
+    """Remove the named files, or both."""
     for name in names or ("hold", "maintenance"):
         (RUN / name).unlink(missing_ok=True)
 
 
 def switch(release: str) -> None:
-    """Name another release the live one."""
+    """Make another release the live one."""
     (RUN / ".current").symlink_to(f"releases/{release}")
     (RUN / ".current").rename(RUN / "current")
 
 
 async def connect(*protocols: str, name: str = "localhost") -> Connection:
-    """Open a connection to Nginx, by TLS if that is asked for."""
+    """Open a connection to Nginx, by TLS with --https."""
     if not options.https:
         return await asyncio.open_connection("127.0.0.1", options.port)
     context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # whose certificate it is, the roles' tests ask
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # other tests check the certificate
     context.set_alpn_protocols(protocols or ("http/1.1",))
     return await asyncio.open_connection("127.0.0.1", options.port, ssl=context, server_hostname=name)
 
@@ -122,7 +122,7 @@ class Visitor:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.writer.transport.abort()  # by TLS a farewell would be waited for
+        self.writer.transport.abort()  # with TLS, close() would wait for the peer
 
     def send(self, data: bytes) -> None:
         """Send a part of a request."""
@@ -144,12 +144,12 @@ class Visitor:
 
 
 def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
-    """A frame of HTTP/2."""
+    """Return a frame of HTTP/2."""
     return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
 
 
 class Multiplexed:
-    """An HTTP/2 connection: as little of the protocol as small requests need."""
+    """An HTTP/2 connection, with the part of the protocol that small requests need."""
 
     async def __aenter__(self) -> "Multiplexed":
         self.reader, self.writer = await connect("h2")
@@ -163,7 +163,7 @@ class Multiplexed:
         self.writer.transport.abort()
 
     async def read(self) -> None:
-        """Sort frames into answers."""
+        """Assemble answers from frames."""
         statuses: dict[int, int] = {}
         bodies: dict[int, bytes] = {}
         while True:
@@ -184,7 +184,7 @@ class Multiplexed:
     async def ask(
         self, path: str = "/", method: str = "GET", body: bytes = b"", pause: asyncio.Event | None = None
     ) -> Answer:
-        """Send a request, with a pause in the middle of its body if wanted, and wait for the answer."""
+        """Send a request, optionally with a pause in its body, and wait for the answer."""
         start = time.monotonic()
         stream = 2 * len(self.answers) + 1
         self.answers[stream] = asyncio.get_running_loop().create_future()
@@ -204,19 +204,19 @@ class Multiplexed:
 
 
 async def ask(path: str = "/", method: str = "GET", body: bytes | None = None) -> Answer:
-    """Ask over a connection of its own."""
+    """Send a request over a new connection."""
     async with Visitor() as visitor:
         return await visitor.ask(path, method, body)
 
 
 def check(holds: bool, what: object) -> None:
-    """End with what was wrong."""
+    """Exit with a message if a condition is false."""
     if not holds:
         raise SystemExit(f"{what}")
 
 
 async def held(*requests: Coroutine[None, None, Answer], then: Callable[[], None]) -> list[Answer]:
-    """Send requests during a hold, see that none is answered, do something and let go."""
+    """Send requests during a hold, check that none is answered, call ``then`` and end the hold."""
     put("hold", 30)
     tasks = [asyncio.create_task(request) for request in requests]
     done, _ = await asyncio.wait(tasks, timeout=0.4)
@@ -227,12 +227,12 @@ async def held(*requests: Coroutine[None, None, Answer], then: Callable[[], None
     away()
     start = time.monotonic()
     answers = await asyncio.gather(*tasks)
-    check(time.monotonic() - start < 1, "it took long to go on")
+    check(time.monotonic() - start < 1, "the answers came late after the hold")
     return answers
 
 
-async def waits_and_goes_on() -> None:
-    """Nothing of a request is lost in the wait, and the connection lives on."""
+async def waits_and_continues() -> None:
+    """No part of a waiting request is lost, and its connection stays open."""
     body = os.urandom(options.body)
     digest = hashlib.sha256(body).hexdigest()
     async with Visitor() as one, Visitor() as two, Visitor() as three:
@@ -242,54 +242,56 @@ async def waits_and_goes_on() -> None:
         got, put_, posted = await held(
             one.ask("/a%20b?c=%2F&d"), two.ask("/put?", "PUT", body), three.answer(), then=lambda: None
         )
-        check(got.told["uri"] == "/a%20b?c=%2F&d" and got.told["method"] == "GET", got)
-        check(put_.told["method"] == "PUT" and put_.told["body"] == digest and put_.told["uri"] == "/put?", put_)
-        check(posted.told["uri"] == "/c%20d?e=%2F", posted)
-        check(posted.told["body"] == hashlib.sha256(b"abc").hexdigest(), posted)
+        check(got.request["uri"] == "/a%20b?c=%2F&d" and got.request["method"] == "GET", got)
+        check(
+            put_.request["method"] == "PUT" and put_.request["body"] == digest and put_.request["uri"] == "/put?", put_
+        )
+        check(posted.request["uri"] == "/c%20d?e=%2F", posted)
+        check(posted.request["body"] == hashlib.sha256(b"abc").hexdigest(), posted)
         for visitor in (one, two, three):
             check((await visitor.ask()).seconds < 0.2, "waited after the hold")
         one.send(b"POST / HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n")
-        check("100" in (await head(one.reader))[0], "not told to continue")
+        check("100" in (await head(one.reader))[0], "no 100 Continue")
         put("hold", 30)
         one.send(b"abc")
         expected = (await held(one.answer(), then=lambda: None))[0]
-        check(expected.told["body"] == posted.told["body"], expected)
+        check(expected.request["body"] == posted.request["body"], expected)
         check((await one.ask(method="HEAD")).status == 200, "HEAD")
 
 
 async def slow_upload() -> None:
-    """An upload that began before the hold must not reach the release that is being left."""
+    """An upload that began before the hold must not reach the old release."""
     async with Visitor() as visitor:
         visitor.send(b"POST /slow HTTP/1.1\r\n" + HOST + b"Content-Length: 6\r\n\r\nabc")
         await asyncio.sleep(0.1)
         put("hold", 30)
         visitor.send(b"def")
         answer = (await held(visitor.answer(), then=lambda: switch("8")))[0]
-        check(answer.told["release"] == "8", answer)
-        check(answer.told["body"] == hashlib.sha256(b"abcdef").hexdigest(), answer)
+        check(answer.request["release"] == "8", answer)
+        check(answer.request["body"] == hashlib.sha256(b"abcdef").hexdigest(), answer)
 
 
-async def moves_over() -> None:
-    """Who waited gets the release that is the live one then."""
+async def new_release_answers() -> None:
+    """Requests that waited are answered by the new live release."""
     before = await ask()
-    check(before.told["release"] == "7", before)
+    check(before.request["release"] == "7", before)
     for answer in await held(ask(), ask(method="POST", body=b"x"), ask(method="DELETE"), then=lambda: switch("8")):
-        check(answer.told["release"] == "8", answer)
+        check(answer.request["release"] == "8", answer)
 
 
 async def deadline() -> None:
-    """A hold that nobody lets go ends by itself, and hinders nobody afterwards."""
+    """A hold that is not ended expires by itself and has no effect afterwards."""
     async with Visitor() as one, Visitor() as two:
         put("hold", 0.6)
         for answer in await asyncio.gather(one.ask(), two.ask(method="POST", body=b"x")):
             check(answer.status == 200 and 0.5 < answer.seconds < 1, f"not on time: {answer}")
     for answer in await asyncio.gather(ask(), ask(method="POST", body=b"x")):
-        check(answer.status == 200 and answer.seconds < 0.2, f"held by a file that counts no more: {answer}")
+        check(answer.status == 200 and answer.seconds < 0.2, f"held by an expired file: {answer}")
     away()
 
 
 async def maintenance() -> None:
-    """Refused politely, before any hold, and also who waits already."""
+    """Maintenance refuses new requests and those that already wait in a hold."""
     put("hold", 30)
     waiting = [asyncio.create_task(request) for request in (ask("/w"), ask("/w", "POST", b"x"))]
     await asyncio.sleep(0.2)
@@ -304,12 +306,12 @@ async def maintenance() -> None:
     check("/w" not in seen, "a refused request reached the application")
     check((await ask(f"{options.static}old.0123456789ab.css")).status == 200, "a static file was refused")
     put("maintenance", -1)
-    check((await ask()).status == 200 and (await ask(method="POST")).status == 200, "refused beyond its time")
+    check((await ask()).status == 200 and (await ask(method="POST")).status == 200, "refused after the deadline")
     away()
 
 
-async def gone() -> None:
-    """Who goes away while he waits is not served."""
+async def disconnected() -> None:
+    """A request whose client disconnects during the hold is not passed on."""
     put("hold", 30)
     async with Visitor() as visitor, Visitor() as other:
         visitor.send(b"POST /gone HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\n\r\nx")
@@ -324,11 +326,11 @@ async def gone() -> None:
     await asyncio.sleep(0.2)
     away()
     await asyncio.sleep(0.3)
-    check("/gone" not in seen, "served for nobody")
+    check("/gone" not in seen, "passed on after the client disconnected")
 
 
 async def burst() -> None:
-    """Many at once wait two seconds, and all are served."""
+    """300 requests wait two seconds at the same time, and all are answered."""
     put("hold", 30)
     requests = [ask(f"/burst?{n}", "POST" if n % 2 else "GET", b"x" * (n % 2)) for n in range(300)]
     tasks = [asyncio.create_task(request) for request in requests]
@@ -337,11 +339,11 @@ async def burst() -> None:
     away()
     answers = await asyncio.gather(*tasks)
     check({answer.status for answer in answers} == {200}, sorted({answer.status for answer in answers}))
-    check(sum(uri.startswith("/burst") for uri in seen) == 300, "not each once")
+    check(sum(uri.startswith("/burst") for uri in seen) == 300, "a request was not passed on exactly once")
 
 
 async def broken() -> None:
-    """Without an application the plain page, after a hold too."""
+    """Without an application Nginx answers with the plain page, after a hold too."""
     switch("9")
     answers = [await ask(), await ask(method="POST", body=b"x")]
     answers += await held(ask(), ask(method="POST", body=b"x"), then=lambda: None)
@@ -350,24 +352,24 @@ async def broken() -> None:
         check(b"Back in a moment" in answer.body, answer)
 
 
-async def what_is_said() -> None:
-    """The application hears what Nginx knows of a visitor, not what he says."""
-    said = b"".join(b"%s: said\r\n" % name for name in (*SAID, b"X_Forwarded_Proto"))
+async def client_headers() -> None:
+    """Nginx sets the headers about the client; values sent by the client are dropped."""
+    forged = b"".join(b"%s: forged\r\n" % name for name in (*CLIENT_HEADERS, b"X_Forwarded_Proto"))
     async with Visitor() as visitor:
-        visitor.send(b"GET http://localhost:81/ HTTP/1.1\r\nHost: other.example:81\r\n" + said + b"\r\n")
-        headers = (await visitor.answer()).told["headers"]
+        visitor.send(b"GET http://localhost:81/ HTTP/1.1\r\nHost: other.example:81\r\n" + forged + b"\r\n")
+        headers = (await visitor.answer()).request["headers"]
     check(headers["host"] == "localhost:81", headers)
     check(headers["x-forwarded-proto"] == ("https" if options.https else "http"), headers)
     check(headers["x-forwarded-for"] == headers["x-real-ip"], headers)
-    check("said" not in headers.values(), headers)
+    check("forged" not in headers.values(), headers)
 
 
 async def multiplexed() -> None:
-    """All of it by HTTP/2, on one connection, where static files do not wait behind those who do."""
+    """The same by HTTP/2 on one connection, where static files do not wait behind held requests."""
     async with Multiplexed() as visitor:
         before = await visitor.ask("/a%20b?c=%2F")
-        check((before.told["release"], before.told["uri"]) == ("7", "/a%20b?c=%2F"), before)
-        check(before.told["headers"]["host"] == "localhost", before)
+        check((before.request["release"], before.request["uri"]) == ("7", "/a%20b?c=%2F"), before)
+        check(before.request["headers"]["host"] == "localhost", before)
         pause = asyncio.Event()
         slow = asyncio.create_task(visitor.ask("/slow", "POST", b"abc", pause))
         await asyncio.sleep(0.1)
@@ -382,17 +384,17 @@ async def multiplexed() -> None:
         switch("8")
         away()
         answers = await asyncio.gather(*tasks)
-        check([answer.told["method"] for answer in answers] == ["POST", "GET", "DELETE", "PUT"], answers)
-        check({answer.told["release"] for answer in answers} == {"8"}, answers)
-        check(answers[0].told["body"] == hashlib.sha256(b"abc").hexdigest(), answers)
-        check(answers[3].told["body"] == hashlib.sha256(b"x" * options.body).hexdigest(), answers)
+        check([answer.request["method"] for answer in answers] == ["POST", "GET", "DELETE", "PUT"], answers)
+        check({answer.request["release"] for answer in answers} == {"8"}, answers)
+        check(answers[0].request["body"] == hashlib.sha256(b"abc").hexdigest(), answers)
+        check(answers[3].request["body"] == hashlib.sha256(b"x" * options.body).hexdigest(), answers)
         put("maintenance", 20)
         for answer in (await visitor.ask(), await visitor.ask(method="POST", body=b"x")):
             check(answer.status == 503 and b"Back in a moment" in answer.body, answer)
 
 
-async def attempts_to_log_in() -> None:
-    """They wait in a hold as all others do, and there may be only so many."""
+async def login_attempts() -> None:
+    """Login attempts wait in a hold as other requests do, and their rate is limited."""
     for answer in await held(*(ask("/login/?next=/", "POST", b"x") for _ in range(6)), then=lambda: None):
         check(answer.status == 200, answer)
     refused = [await ask("/login/", "POST", b"x"), await ask("/%6cogin/", "POST", b"x")]
@@ -401,8 +403,8 @@ async def attempts_to_log_in() -> None:
     check({answer.status for answer in others} == {200}, others)
 
 
-async def strange_names() -> None:
-    """Who asks for a name that no site with a certificate has sees none; who asks for another one later, nothing."""
+async def unknown_names() -> None:
+    """An unknown name gets no certificate, and 421 on a connection for another name."""
     for name in ("other.example", "127.0.0.1"):  # an address is never sent
         try:
             await connect(name=name)
@@ -417,8 +419,8 @@ async def strange_names() -> None:
 
 async def main() -> None:
     """Run all checks."""
-    cases = [waits_and_goes_on, slow_upload, moves_over, deadline, maintenance, gone, what_is_said]
-    cases += [multiplexed, attempts_to_log_in, strange_names] if options.https else [burst]
+    cases = [waits_and_continues, slow_upload, new_release_answers, deadline, maintenance, disconnected, client_headers]
+    cases += [multiplexed, login_attempts, unknown_names] if options.https else [burst]
     away()
     async with application("7"), application("8"):
         for each in (*cases, broken):
@@ -436,7 +438,7 @@ async def main() -> None:
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--https", action="store_true")
 parser.add_argument("--port", type=int, default=80)
-parser.add_argument("--static", default="/static/", help="where the site's static files are")
+parser.add_argument("--static", default="/static/", help="URL of the site's static files")
 parser.add_argument("--body", type=int, default=3_000_000, help="bytes of a large body")
 options = parser.parse_args()
 asyncio.run(main())

@@ -1,6 +1,7 @@
-"""Turns the archive of an image into one whose layers are compressed, as if it came from a registry.
+"""Convert the archive of an image into one with compressed layers, as if it came from a registry.
 
-Loaded by an Engine with containerd's store it leaves what a pull leaves: compressed layers, under the digests of those.
+An Engine with containerd's store that loads it has the same state as after a pull: layers stored compressed, under the
+digests of the compressed layers.
 Usage: as_pulled.py NAME <ARCHIVE_OF_DOCKER_SAVE >ARCHIVE
 """
 
@@ -25,7 +26,7 @@ with tarfile.open(fileobj=io.BytesIO(sys.stdin.buffer.read())) as saved:
 
 
 def descriptor(kind: str, content: bytes, **more: object) -> dict[str, object]:
-    """Return what an OCI image says about one of its parts."""
+    """Return the OCI descriptor of a part of an image."""
     digest = hashlib.sha256(content).hexdigest()
     return {
         "mediaType": f"application/vnd.oci.image.{kind}",

@@ -1,4 +1,4 @@
-"""Runs a playbook whose connections to a host go through here, and cuts them all after so many bytes to the host.
+"""Run a playbook whose connections to a host pass this proxy; close all of them after BYTES sent to the host.
 
 Usage: cut.py PORT_OF_THE_HOST BYTES ansible-playbook …
 """
@@ -17,7 +17,7 @@ passed = 0
 
 
 def cut() -> None:
-    """End every connection, and take no new one."""
+    """Close every connection and the listener."""
     for connection in [listener, *opened]:
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
@@ -25,7 +25,7 @@ def cut() -> None:
 
 
 def forward(source: socket.socket, target: socket.socket, counted: bool) -> None:
-    """Pass on what comes, until the limit."""
+    """Forward data, up to the limit."""
     global passed
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
@@ -39,7 +39,7 @@ def forward(source: socket.socket, target: socket.socket, counted: bool) -> None
 
 
 def serve() -> None:
-    """Connect whoever comes to the host."""
+    """Connect each client to the host."""
     with contextlib.suppress(OSError):
         while True:
             client = listener.accept()[0]
@@ -49,7 +49,7 @@ def serve() -> None:
                 threading.Thread(target=forward, args=pair, daemon=True).start()
 
 
-# The host's key is known under its own port and not under this process's, which forwards to 127.0.0.1.
+# known_hosts has the host's key for the host's port, not for the port of this proxy.
 here = {
     "ansible_port": listener.getsockname()[1],
     "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",

@@ -1,4 +1,4 @@
-"""Makes the certificates of this scenario, NAME.pem with NAME.key: make_certificates.py DIRECTORY."""
+"""Make the certificates of this scenario, NAME.pem with NAME.key: make_certificates.py DIRECTORY."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Issuer = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
 
 
 def make(names: list[str], issuer: Issuer | None = None, days: tuple[int, int] = (-1, 60), ca: bool = False) -> Issuer:
-    """Return a certificate, valid between two days from now, and its key."""
+    """Return a certificate and its key; ``days`` is its validity, in days from now."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
     built = (
@@ -44,12 +44,12 @@ def make(names: list[str], issuer: Issuer | None = None, days: tuple[int, int] =
 
 
 def pem(certificate: x509.Certificate) -> str:
-    """Return a certificate's text."""
+    """Return a certificate in PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def main(directory: Path) -> None:
-    """Write all of them."""
+    """Write all certificates and keys."""
     directory.mkdir(parents=True, exist_ok=True)
     root = make(["Root"], ca=True)
     middle = make(["Middle"], root, ca=True)

@@ -1,4 +1,4 @@
-"""Visits a page as a browser does, and prints what it got as JSON: visit.py URL ADDRESS:PORT [CA]."""
+"""Visit a page as a browser does, and print the answer as JSON: visit.py URL ADDRESS:PORT [CA]."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 
 def visit(url: str, at: str, ca: str = "") -> dict[str, object]:
-    """Ask a server, wherever its name leads; by HTTPS trust that CA alone.
+    """Request a page from the server at an address, whatever its name resolves to; by HTTPS trust only ``ca``.
 
     Returns:
-        status, headers, body, and the certificate as ssl has it.
+        status, headers, body, and the certificate's serial number and names.
     """
     parts = urlsplit(url)
     name = parts.hostname or ""
