@@ -24,12 +24,12 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 SCREENS: dict[str, ViewportSize] = {"desktop": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
-# The site is near; what takes longer than this is broken, milliseconds.
+# Time limit of an action in the browser, milliseconds.
 PATIENCE = 15_000
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave the development environment's test to a run that names it: it needs another site."""
+    """Skip the development environment's test unless the command line names it: it needs another site."""
     named = any(DEVELOPMENT in argument for argument in config.invocation_params.args)
     return True if collection_path.name == DEVELOPMENT and not named else None
 
@@ -63,7 +63,7 @@ def screen(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def context(browser: Browser, screen: str) -> Iterator[BrowserContext]:
-    """A visitor who has never been here."""
+    """A new visitor, without cookies."""
     phone = screen == "phone"
     visitor = browser.new_context(viewport=SCREENS[screen], is_mobile=phone, has_touch=phone, device_scale_factor=2)
     visitor.set_default_timeout(PATIENCE)
@@ -73,13 +73,13 @@ def context(browser: Browser, screen: str) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def watch(site_url: str) -> Watch:
-    """What the page of this test does wrong."""
+    """The problems of this test's page."""
     return Watch(site_url)
 
 
 @pytest.fixture
 def page(request: pytest.FixtureRequest, context: BrowserContext, watch: Watch) -> Iterator[Page]:
-    """A page that must end the test without a problem; its last look is kept as a screenshot."""
+    """A page that must have no problems at the end of the test; its final state is kept as a screenshot."""
     tab = context.new_page()
     watch.follow(tab)
     yield tab

@@ -1,7 +1,7 @@
-"""An edit of the source shows in the development environment as soon as it is saved.
+"""A saved edit of the source shows in the development environment.
 
-DEV_URL is the environment's address, DEV_SOURCE the directory of the site's source (that of `app/`, with manage.py), on
-this machine or, as CONTAINER:DIRECTORY, in a container of it.
+DEV_URL is the environment's address. DEV_SOURCE is the directory of the site's source (a copy of `app/`) on this
+machine or, as CONTAINER:DIRECTORY, in a container.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from playwright.sync_api import Error, Page, expect
 
 from tests.browser.watch import Watch, answering
 
-ADVICE = """Start the development environment and say where it is:
+ADVICE = """Start the development environment, and set its address and source:
 ansible-playbook deploy.yml -l dev
 DEV_URL=http://localhost/ DEV_SOURCE=app pytest tests/browser/test_development.py"""
-# A save must show within this many seconds, a restart of the development server included.
+# An edit must show within this time, including a restart of the development server, seconds.
 LIMIT = 60.0
-# How long to wait for a part of a page before looking again, milliseconds.
+# Time limit for a part of a page before the next try, milliseconds.
 A_MOMENT = 2_000
 
 
@@ -35,20 +35,20 @@ def site_url() -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """The directory that the development environment has in its volume; ``container`` is empty on this machine."""
+    """The source directory of the development environment; ``container`` is empty on this machine."""
 
     directory: str
     container: str = ""
 
     def read(self, name: str) -> bytes:
         """Read a file."""
-        return self._in_its_place(["cat", f"{self.directory}/{name}"])
+        return self._run(["cat", f"{self.directory}/{name}"])
 
     def save(self, name: str, content: bytes) -> None:
-        """Write a file in place, as an editor does; its owner stays."""
-        self._in_its_place(["tee", f"{self.directory}/{name}"], content)
+        """Write a file in place, as an editor does; its owner does not change."""
+        self._run(["tee", f"{self.directory}/{name}"], content)
 
-    def _in_its_place(self, command: list[str], given: bytes | None = None) -> bytes:
+    def _run(self, command: list[str], given: bytes | None = None) -> bytes:
         if self.container:
             command = ["docker", "exec", "--interactive", self.container, *command]
         done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=30)
@@ -68,13 +68,13 @@ def source() -> Source:
 
 @pytest.fixture(params=["desktop"])
 def screen(request: pytest.FixtureRequest) -> str:
-    """One screen will do here."""
+    """One screen size is sufficient here."""
     return str(request.param)
 
 
 @contextmanager
 def edited(source: Source, name: str, old: str, new: str) -> Iterator[None]:
-    """Save a file with one text replaced; put the original back afterwards."""
+    """Save a file with one text replaced; restore the original afterwards."""
     original = source.read(name)
     assert original.decode().count(old) == 1, f"{name} does not have {old!r} once"
     source.save(name, original.decode().replace(old, new).encode())
@@ -85,7 +85,7 @@ def edited(source: Source, name: str, old: str, new: str) -> Iterator[None]:
 
 
 def wait_until(shown: Callable[[], bool], what: str) -> None:
-    """Look again and again, over a restart of the development server, until something shows."""
+    """Retry, also during a restart of the development server, until ``shown`` returns true."""
     end = time.monotonic() + LIMIT
     while time.monotonic() < end:
         try:
@@ -125,6 +125,6 @@ def test_edit_of_code(page: Page, site_url: str, source: Source, watch: Watch) -
     with edited(source, "polls/forms.py", message, "Edited code."):
         wait_until(lambda: shows("Edited code."), "the edit")
     wait_until(lambda: shows(message), "the original")
-    # While the server restarts nothing answers: those requests are no problem of the page.
+    # Requests during the restart of the server fail; they are no problem of the page.
     watch.problems = [problem for problem in watch.problems if "net::ERR_" not in problem]
     expect(page.get_by_role("button", name="Vote")).to_be_visible()

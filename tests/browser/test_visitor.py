@@ -27,7 +27,7 @@ def number(text: str | None) -> int:
 
 
 def width(part: Locator) -> float:
-    """Width of something drawn, in pixels; 0 if it is not there."""
+    """Return the width of an element in pixels; 0 if it is missing."""
     if part.count() == 0:
         return 0
     box = part.bounding_box()
@@ -47,12 +47,12 @@ def chart(page: Page) -> dict[str, Bar]:
 
 
 def total(page: Page) -> int:
-    """Votes that the results page counts in all."""
+    """Return the total of votes on the results page."""
     return number(page.locator("article > .facts").text_content())
 
 
 def fits(page: Page) -> bool:
-    """Whether nothing sticks out of the screen sideways."""
+    """Return whether the page is not wider than the screen."""
     return bool(page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
 
 
@@ -76,7 +76,7 @@ def test_vote(poll: Page, screen: str) -> None:
 
     poll.goto(address)
     labels = poll.locator("label.choice")
-    label = labels.nth(votes % labels.count())  # another one each time, so that the bars differ
+    label = labels.nth(votes % labels.count())  # another choice in each run, so that the bars differ
     choice = label.inner_text().strip()
     label.click()
     assert fits(poll)

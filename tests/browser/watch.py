@@ -1,4 +1,4 @@
-"""A watch over what a page does while a test looks at it."""
+"""Records the problems of a page during a test."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ ARTEFACTS = Path(__file__).parent / "artefacts"
 
 @dataclass
 class Watch:
-    """What went wrong in a page; ``expected`` is the status of an error page that the test asks for."""
+    """The problems of a page; ``expected`` is the status of an error page that the test requests."""
 
     origin: str
     expected: int = 0
     problems: list[str] = field(default_factory=list)
 
     def follow(self, page: Page) -> None:
-        """Take down every console error, failed request and request to another origin."""
+        """Record every console error, failed request and request to another origin."""
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.problems.append(f"exception: {error}"))
         page.on("request", self._request)
@@ -31,7 +31,7 @@ class Watch:
     def _console(self, message: ConsoleMessage) -> None:
         where = message.location["url"]
         if where == f"{self.origin}/favicon.ico":
-            return  # Django's administration names no icon, so the browser asks for this one
+            return  # Django's administration names no icon, so the browser requests this one
         if message.type in {"error", "warning"} and not (
             self.expected and f"status of {self.expected}" in message.text
         ):

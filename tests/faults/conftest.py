@@ -1,4 +1,4 @@
-"""What the tests of faults share; they run from the Molecule scenario `faults`."""
+"""Fixtures of the fault tests, which run from the Molecule scenario `faults`."""
 
 from __future__ import annotations
 

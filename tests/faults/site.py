@@ -1,4 +1,4 @@
-"""The ledger on the scenario's host: deployed as a user does, used by visitors, looked at from inside its image."""
+"""The ledger on the scenario's host: deployed as a user does, used by visitors, inspected from inside its image."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ LONGEST = 6 * 3600
 PATIENCE = 180.0
 BUSY = "another release of ledger is running"
 
-# In the site's image, where the SQLite is a safe one: what the live database holds.
-LOOK = """\
+# In the site's image, with its safe SQLite: report the content of the live database.
+READ_DATABASE = """\
 import hashlib, json, sqlite3, sys
 connection = sqlite3.connect("file:" + sys.argv[1] + "?mode=rw", uri=True, timeout=30)
 last = int(sys.argv[2])
@@ -51,8 +51,8 @@ print(json.dumps({
 }))
 """
 
-# On the host: what a finished release leaves, and nothing else.
-LEFT = """\
+# On the host: report the content of the site's directories.
+READ_DIRECTORIES = """\
 import json, os, sys
 from pathlib import Path
 site, root = sys.argv[1], Path(sys.argv[2])
@@ -73,7 +73,7 @@ print(json.dumps({
 
 
 class Traffic:
-    """Visitors who read and write all the time; nothing is sent twice."""
+    """Visitors who read and write all the time; no request is repeated."""
 
     def __init__(self, url: str) -> None:
         self._load = load.Load(url, RATE)
@@ -96,22 +96,22 @@ class Traffic:
         return [request.id for request in self.ended if request.acknowledged]
 
     def failed(self, since: float) -> list[load.Request]:
-        """The requests that ended since some moment, and failed."""
+        """Return the failed requests that ended after a moment."""
         return [request for request in self.ended if request.error and request.end >= since]
 
     def settled(self, moment: float) -> bool:
-        """Whether every request that began before a moment has ended."""
+        """Return whether every request that began before a moment has ended."""
         return all(request.end for request in list(self._load.requests) if request.start < moment)
 
     def answered(self, since: float) -> float:
-        """The moment of the first good answer to a request that began since another moment, 0 if none has come."""
+        """Return when the first request that began after ``since`` was answered well; 0 if none was."""
         good = [request.end for request in self.ended if not request.error and request.start >= since]
         return min(good, default=0.0)
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the live database holds; ``digest`` is that of its schema and rows up to a given entry."""
+class Content:
+    """The content of the live database; ``digest`` is that of its schema and rows up to a given entry."""
 
     ids: list[str]
     last: int
@@ -122,14 +122,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Run:
-    """How a playbook ended."""
+    """The result of a playbook."""
 
     status: int
     output: str
 
     @property
-    def said(self) -> str:
-        """Its output as one line."""
+    def one_line(self) -> str:
+        """The output as one line."""
         return re.sub(r"\s+", " ", self.output)
 
 
@@ -146,12 +146,12 @@ class Site:
 
     @classmethod
     def of_environment(cls, name: str = NAME) -> Site:
-        """The site, or another one, on the host that molecule/faults/tasks/pytest.yml tells of."""
-        told = {name: os.environ[f"FAULTS_{name}"] for name in ("CONTAINER", "URL", "INVENTORIES", "DIRECTORY")}
-        return cls(told["CONTAINER"], told["URL"], told["INVENTORIES"].split(":"), Path(told["DIRECTORY"]), name)
+        """Return the site, or another one, on the host that molecule/faults/tasks/pytest.yml names."""
+        given = {name: os.environ[f"FAULTS_{name}"] for name in ("CONTAINER", "URL", "INVENTORIES", "DIRECTORY")}
+        return cls(given["CONTAINER"], given["URL"], given["INVENTORIES"].split(":"), Path(given["DIRECTORY"]), name)
 
     def variant(self, name: str, files: Mapping[str, str]) -> str:
-        """Make a project from the ledger as it is: version 9.0, and text added to files; return its directory."""
+        """Make a copy of the ledger with version 9.0 and text appended to files; return its directory."""
         project = self.directory / name
         shutil.rmtree(project, ignore_errors=True)
         shutil.copytree(self.ledger.directory, project)
@@ -162,7 +162,7 @@ class Site:
         return str(project)
 
     def begin(self, *arguments: str, playbook: str = "deploy.yml") -> subprocess.Popen[str]:
-        """Begin to deploy, or what another playbook does, as a user does."""
+        """Start deploy.yml or another playbook, as a user does."""
         return self._run("ansible-playbook", "--limit", HOST, *arguments, str(PROJECT / playbook))
 
     def _run(self, *command: str) -> subprocess.Popen[str]:
@@ -179,44 +179,44 @@ class Site:
         )
 
     def deploy(self, *arguments: str) -> Run:
-        """Deploy and wait for its end."""
+        """Deploy and wait for the end."""
         return ended(self.begin(*arguments))
 
     def begin_release(self, source: str = "", *arguments: str) -> subprocess.Popen[str]:
-        """Begin to deploy a project, by default the ledger as it is now, to the provisioned host."""
+        """Start to release a project, by default the ledger, on the provisioned host."""
         return self.begin("--tags", "release", "-e", f"site_source={source or self.ledger.directory}", *arguments)
 
     def release(self, source: str = "", *arguments: str) -> Run:
-        """Deploy a project, by default the ledger as it is now, and wait for the end."""
+        """Release a project, by default the ledger, and wait for the end."""
         return ended(self.begin_release(source, *arguments))
 
     def reboot(self) -> None:
-        """Kill the host with all that runs on it, and start it again."""
+        """Kill the host with all its processes, and start it again."""
         for verb in ("kill", "start"):
             subprocess.run(["docker", verb, self.container], check=True, capture_output=True, timeout=PATIENCE)
 
     def engine_answers(self) -> bool:
-        """Whether the host's Engine does what it is told."""
+        """Return whether the host's Engine answers."""
         command = ["docker", "exec", self.container, "docker", "info"]
         return subprocess.run(command, check=False, capture_output=True, timeout=PATIENCE).returncode == 0
 
     def nobody_releases(self) -> bool:
-        """Whether no release is under way on the host, killed on the control node as it may be."""
+        """Return whether no release is running on the host, even if its playbook was killed."""
         lock = f"{ROOT}/config/{NAME}/lock"
         command = ["docker", "exec", self.container, "flock", "--nonblock", lock, "true"]
         return subprocess.run(command, check=False, capture_output=True, timeout=PATIENCE).returncode == 0
 
     def on_host(self, *command: str, check: bool = True) -> str:
-        """Run a command on the host; return what it prints."""
+        """Run a command on the host; return its output."""
         done = subprocess.run(
             ["docker", "exec", self.container, *command], capture_output=True, text=True, timeout=PATIENCE, check=False
         )
         assert not check or done.returncode == 0, f"{command}: {done.stderr}{done.stdout}"
         return done.stdout
 
-    def left(self) -> dict[str, Any]:
-        """What lies in the site's directories."""
-        found: dict[str, Any] = json.loads(self.on_host("python3", "-c", LEFT, self.name, ROOT))
+    def directories(self) -> dict[str, Any]:
+        """Return the content of the site's directories, with the records."""
+        found: dict[str, Any] = json.loads(self.on_host("python3", "-c", READ_DIRECTORIES, self.name, ROOT))
         return found
 
     @property
@@ -226,9 +226,9 @@ class Site:
         return record
 
     def state(self) -> dict[str, Any]:
-        """What a refused deployment must leave as it was: the containers and what lies in the site's directories."""
+        """Return what a refused deployment must not change: containers and the content of the site's directories."""
         listed = self.on_host("docker", "ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.State}}")
-        return {"containers": sorted(listed.splitlines()), **self.left()}
+        return {"containers": sorted(listed.splitlines()), **self.directories()}
 
     def module(self, **arguments: object) -> Run:
         """Call the release module as the role does, without a playbook."""
@@ -243,25 +243,25 @@ class Site:
         module = ["--module-name", "hostwright.django.release", "--args", json.dumps(given)]
         return ended(self._run("ansible", HOST, "--become", *module))
 
-    def look(self, last: int = 0) -> Look:
-        """Look into the live database, up to an entry, with a program in the site's image."""
+    def content(self, last: int = 0) -> Content:
+        """Read the live database, up to an entry, with a program in the site's image."""
         live = self.record
         database = f"/site/data/databases/{live['generation']}/db.sqlite3"
-        words = ["docker", "exec", live["container"], "python3", "-c", LOOK, database, str(last)]
-        return Look(**json.loads(self.on_host(*words)))
+        words = ["docker", "exec", live["container"], "python3", "-c", READ_DATABASE, database, str(last)]
+        return Content(**json.loads(self.on_host(*words)))
 
     def containers(self) -> dict[str, str]:
-        """All containers on the host, with their states."""
+        """Return all containers on the host, with their states."""
         listed = self.on_host("docker", "ps", "--all", "--format", "{{.Names}} {{.State}}")
         return dict(line.split() for line in listed.splitlines())
 
     def assert_whole(self, traffic: Traffic) -> None:
-        """All that was acknowledged is there once; what should run does, alone; no release has left a trace."""
+        """Assert that each acknowledged id is present once, the right containers run, and no release left a trace."""
         acknowledged = traffic.acknowledged
-        look, left = self.look(), self.left()
-        tally = compare(acknowledged, look.ids)
+        content, left = self.content(), self.directories()
+        tally = compare(acknowledged, content.ids)
         assert tally.right, str(tally)
-        assert (look.integrity, look.foreign_keys) == ("ok", 0)
+        assert (content.integrity, content.foreign_keys) == ("ok", 0)
         live = left["records"][left["current"]]
         expected = {
             live["container"]: "running",
@@ -282,13 +282,13 @@ class Site:
 
 
 def ended(process: subprocess.Popen[str]) -> Run:
-    """Wait for a playbook."""
+    """Wait for the end of a playbook."""
     output, _ = process.communicate(timeout=PATIENCE)
     return Run(process.returncode, output)
 
 
 def wait_until(what: str, holds: Callable[[], bool], seconds: float) -> None:
-    """Wait until something holds."""
+    """Wait until a condition is true, for at most ``seconds``."""
     until = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < until, f"{what}: not within {seconds:.0f} s"
@@ -296,6 +296,6 @@ def wait_until(what: str, holds: Callable[[], bool], seconds: float) -> None:
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
-    """SIGKILL for a playbook that was begun, and all its processes."""
+    """Kill a running playbook and all its processes."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=PATIENCE)

@@ -1,6 +1,6 @@
-"""What cannot be deployed is refused with one clear message, and nothing has changed.
+"""Bad input is refused with one clear message, and nothing is changed.
 
-One of each kind; what a project may get wrong is in tests/unit/plugins/image/test_project.py.
+One case of each kind; tests/unit/plugins/image/test_project.py has all errors of a project.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.faults.site import Site, Traffic
 
 @dataclass(frozen=True)
 class Case:
-    """Variables that cannot be, files that a project cannot have, and what the message says."""
+    """Invalid variables, text added to the project's files, and texts of the message."""
 
     name: str
     says: tuple[str, ...]
@@ -26,7 +26,7 @@ class Case:
 
 CASES = [
     Case(
-        "a host that will not do",
+        "an unsuitable host",
         ("99999999 MB", "99.0", "debian 99"),
         {
             "hostwright_space_megabytes": 99999999,
@@ -71,7 +71,7 @@ def test_bad_input(site: Site, traffic: Traffic, case: Case) -> None:
     source = {"site_source": site.variant("refused", case.files)} if case.files else {}
     run = site.deploy("-e", json.dumps({**source, **case.variables}), *(["--tags", "release"] if case.files else []))
     assert run.status != 0
-    assert [words for words in case.says if words not in run.said] == [], run.output
+    assert [words for words in case.says if words not in run.one_line] == [], run.output
     assert "Traceback" not in run.output
     assert site.state() == before
     assert traffic.failed(begin) == []
@@ -83,6 +83,6 @@ def test_another_source_for_a_version(site: Site, traffic: Traffic) -> None:
         site.variant("changed", {"config/urls.py": "# another source"}), "-e", f"site_version={site.record['version']}"
     )
     assert run.status != 0
-    assert "a version is immutable" in run.said, run.output
+    assert "a version is immutable" in run.one_line, run.output
     assert site.state() == before
     assert traffic.failed(begin) == []

@@ -1,4 +1,4 @@
-"""A host on which nothing of ours is yet, and somebody else's web server runs."""
+"""A bare host, on which a foreign web server runs."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from tests.faults.site import Site
 def test_a_port_that_is_taken(site: Site) -> None:
     run = site.deploy()
     assert run.status != 0
-    assert "port 80" in run.said, run.output
-    assert "python3" in run.said, run.output
+    assert "port 80" in run.one_line, run.output
+    assert "python3" in run.one_line, run.output

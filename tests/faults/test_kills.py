@@ -1,9 +1,9 @@
-"""Whatever is killed, whenever: the site is on the old or the new release, whole, and the next deployment succeeds.
+"""After any kill the site is completely on the old or the new release, and the next deployment succeeds.
 
-HOSTWRIGHT_KILLS=full kills in every step in every way, for hours; without it a few moments are tried, the worst ones
-among them.
-HOSTWRIGHT_SEED repeats the moments of a run. The few are the same every time unless it is set, so that a failure is a
-change's fault and not the dice's.
+HOSTWRIGHT_KILLS=full kills in every step in every way, for hours; without it a few moments are tried, the most critical
+ones among them.
+HOSTWRIGHT_SEED repeats the moments of a run. Without it the few moments are the same in every run, so that a new
+failure has its cause in a change and not in chance.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.faults.site import BUSY, NAME, PATIENCE, ROOT, Site, Traffic, kill_gr
 from tests.support.ledger import CHANGES
 
 RENAMED = "renamed"  # a moment, not a step: `current` names the new release
-# The steps of a release that migrates, with the seconds that each takes at least, about: the moment in it is random.
+# The steps of a release that migrates, with their approximate minimum duration in seconds; the moment in it is random.
 STEPS: dict[str, float] = {
     Step.SWEEP: 0.02,
     Step.PREPARE: 0.15,
@@ -42,7 +42,7 @@ STEPS: dict[str, float] = {
     Step.RETIRE: 0.5,
 }
 WAYS = ("ansible", "module", "engine", "host", "restart")
-# Moments that nobody should leave to chance.
+# Critical moments, which every run tries.
 WORST = (
     ("module", RENAMED),
     ("host", RENAMED),
@@ -52,15 +52,15 @@ WORST = (
     ("restart", Step.WAIT_LOADED),
 )
 MOMENTS = 5  # in each step, of each way
-HOLD = 12.0  # seconds that requests may wait for a release that has died, and some for the answer
-# Seconds after which the site has to serve again where requests may fail. The death of a release's process fails none.
+HOLD = 12.0  # seconds: the longest hold of a killed release, and some for the answer
+# Seconds until the site must serve again where requests may fail. No request may fail if only the release is killed.
 OUTAGE = {"ansible": 0.0, "module": 0.0, "engine": 70.0, "host": 70.0, "restart": 70.0}
 FULL = os.environ.get("HOSTWRIGHT_KILLS") == "full"
 SEED = int(os.environ.get("HOSTWRIGHT_SEED") or (time.time() if FULL else 1795402775))
 
-# On the host: wait for a step of the release (`renamed`: for the rename of `current`), then a while, then kill. A step
-# that lasts less than a look may be missed: the one after it will do. The release's process is the one that has the
-# site's lock. Before the host itself is killed it is stopped, to stay there.
+# On the host: wait for a step of the release (`renamed`: for the rename of `current`), then for the delay, then kill. A
+# very short step may be missed: then the next one is used. The release's process is the one that has the site's lock.
+# Before a kill of the host the process is stopped, so that it does not continue.
 KILL = """\
 import os, signal, subprocess, sys, time
 site, root, step, way, delay, *steps = sys.argv[1:]
@@ -82,7 +82,7 @@ limit = time.monotonic() + 60
 print("ready", flush=True)
 while os.readlink(current) == old if step == "renamed" else now() not in awaited:
     if time.monotonic() > limit:
-        sys.exit(f"never came to {step}")
+        sys.exit(f"step not reached: {step}")
     time.sleep(0.0003)
 time.sleep(float(delay))
 if way == "module":
@@ -101,7 +101,7 @@ print(now() or "afterwards", flush=True)
 
 @dataclass(frozen=True)
 class Kill:
-    """What is killed, how many seconds after which step began, and what the release migrates (``change``)."""
+    """A kill: what is killed, the step, the delay after its begin in seconds, and the release's migration."""
 
     number: int
     way: str
@@ -114,7 +114,7 @@ class Kill:
 
 
 def kills() -> Iterator[Kill]:
-    """The moments of this run."""
+    """Yield the kills of this run."""
     chance = random.Random(SEED)
     if FULL:
         chosen = [(way, step) for step in STEPS for way in WAYS for _ in range(MOMENTS)]
@@ -153,7 +153,7 @@ def test_a_kill(site: Site, traffic: Traffic, kill: Kill) -> None:
         kill_group(deployment)
     output = deployment.communicate(timeout=PATIENCE)[0] if deployment.returncode is None else ""
     status = watcher.wait(PATIENCE)
-    # The one that watches may go with the host when it has said all.
+    # The watcher may be killed with the host after its last line.
     assert status == 0 or (kill.way == "host" and where), f"the kill did not happen ({status}): {output}"
     wait_until("the Engine answers", site.engine_answers, 60)
     since = time.time()
@@ -167,7 +167,7 @@ def test_a_kill(site: Site, traffic: Traffic, kill: Kill) -> None:
         assert states[old["container"]] == "exited" or states[f"{NAME}-release"] == "running"
         late = site.on_host("docker", "exec", old["container"], "python3", "manage.py", "write", "1", check=False)
         assert late == "", "the old release acknowledged a write that the new one does not have"
-    wait_until("what ran on the host has ended", site.nobody_releases, 60)
+    wait_until("the release on the host has ended", site.nobody_releases, 60)
     again = site.release()
     assert again.status == 0, again.output
     assert BUSY not in again.output

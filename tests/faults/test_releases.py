@@ -1,4 +1,4 @@
-"""A release that cannot be: the database is what it was, the old release answers every request, the cause is told."""
+"""A failing release: the database is unchanged, the old release answers every request, the message names the cause."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.faults.site import PATIENCE, ROOT, Site, Traffic, wait_until
 
 UPDATE = 'migrations.RunSQL("UPDATE entries_entry SET size = 4711")'
 WRONG = 'migrations.RunSQL("SELECT no_such_column FROM entries_entry")'
-LATER = 'import os\nif "HOSTWRIGHT_BUILD" not in os.environ:\n    '  # what the build of the image does not see
+LATER = 'import os\nif "HOSTWRIGHT_BUILD" not in os.environ:\n    '  # not run while the image is built
 REHEARSAL = Step.REHEARSE.value
 
 
 @dataclass(frozen=True)
 class Case:
-    """Text added to the files of the ledger, operations of a migration, variables, and what the message says."""
+    """Text added to the files of the ledger, operations of a migration, variables, and texts of the message."""
 
     name: str
     says: tuple[str, ...]
@@ -41,7 +41,7 @@ CASES = [
         variables={"app_health_timeout": 6},
     ),
     Case(
-        "the new schema is there, and the page that is looked at answers 500",
+        "the probed page answers 500 on the new schema",
         (Step.WAIT_READY.value, "GET / answered 500"),
         {"config/urls.py": 'urlpatterns[0] = path("", lambda request: 1 / 0)'},
         (UPDATE,),
@@ -79,13 +79,13 @@ CASES = [
 
 @contextmanager
 def untouched(site: Site, traffic: Traffic) -> Iterator[None]:
-    """See that the site is what it was, and has answered every request meanwhile."""
+    """Assert that the site is unchanged afterwards and has answered every request meanwhile."""
     state, begin = site.state(), time.time()
-    last = site.look().last
-    before = site.look(last)
+    last = site.content().last
+    before = site.content(last)
     yield
     assert site.state() == state
-    assert site.look(last).digest == before.digest
+    assert site.content(last).digest == before.digest
     wait_until("all requests are answered", lambda: traffic.settled(time.time() - 1), 40)
     assert traffic.failed(begin) == []
 
@@ -110,11 +110,11 @@ def test_a_bad_release(site: Site, traffic: Traffic, case: Case) -> None:
         run = site.release(site.variant("bad", files), "-e", json.dumps(case.variables))
     assert run.status != 0
     says = (*case.says, f"Release {live['release']} ({live['image']}) still serves.")
-    assert [words for words in says if words not in run.said] == [], run.output
+    assert [words for words in says if words not in run.one_line] == [], run.output
 
 
 def migration(site: Site, operations: tuple[str, ...], atomic: bool) -> str:
-    """A migration that follows the ledger's last one."""
+    """Return a migration that follows the ledger's last one."""
     last = max(path.stem for path in (site.ledger.directory / "entries" / "migrations").glob("[0-9]*.py"))
     return (
         "from django.db import migrations\n\n\nclass Migration(migrations.Migration):\n"
@@ -127,10 +127,10 @@ def test_an_image_that_is_not_on_the_host(site: Site, traffic: Traffic) -> None:
     with untouched(site, traffic):
         run = site.module(image=f"{site.name}:8.8")
     assert run.status != 0
-    assert f"there is no image {site.name}:8.8 on the host: push it first" in run.said
+    assert f"there is no image {site.name}:8.8 on the host: push it first" in run.one_line
 
 
-# On the host: fill a disk when the release has come to a step.
+# On the host: fill a disk when the release reaches a step.
 FILL = """\
 import sys, time
 progress, step, path = sys.argv[1:]
@@ -156,7 +156,7 @@ with open(path, "wb", buffering=0) as file:
 
 @pytest.fixture
 def small(site: Site) -> Iterator[Site]:
-    """Another site, whose database has a small disk of its own."""
+    """Another site, whose database is on a separate small disk."""
     data = f"{ROOT}/data/small"
     site.on_host("mkdir", "--parents", data)
     site.on_host("mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", data)
@@ -170,13 +170,13 @@ def small(site: Site) -> Iterator[Site]:
 
 
 def test_a_disk_that_is_full_when_the_database_is_copied(site: Site, small: Site) -> None:
-    records = sorted(site.left()["records"].values(), key=lambda record: -int(record["release"]))
+    records = sorted(site.directories()["records"].values(), key=lambda record: -int(record["release"]))
     newer, older = "small:2", "small:1"
     for record, name in zip(records, (newer, older), strict=False):
         site.on_host("docker", "tag", record["image"], name)
     assert small.module(image=older).status == 0
     small.on_host("docker", "exec", "small-1", "python3", "manage.py", "fill", "1")
-    before, state = small.look(), small.state()
+    before, state = small.content(), small.state()
     filler = subprocess.Popen(
         ["docker", "exec", site.container, "python3", "-c", FILL, f"{ROOT}/config/small/progress",
          str(Step.START), f"{ROOT}/data/small/filler"],
@@ -187,10 +187,10 @@ def test_a_disk_that_is_full_when_the_database_is_copied(site: Site, small: Site
     run = small.module(image=newer)
     assert filler.communicate(timeout=PATIENCE)[0] == "full\n"
     assert run.status != 0
-    assert f"could not {Step.COPY}" in run.said
-    assert "disk is full" in run.said
+    assert f"could not {Step.COPY}" in run.one_line
+    assert "disk is full" in run.one_line
     site.on_host("rm", f"{ROOT}/data/small/filler")
     assert small.state() == state
-    assert small.look() == before
+    assert small.content() == before
     assert small.module(image=newer).status == 0
-    assert small.look().ids == before.ids
+    assert small.content().ids == before.ids

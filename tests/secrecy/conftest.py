@@ -1,11 +1,11 @@
-"""What the tests of secrecy share; they run from the Molecule scenario `release`."""
+"""Fixtures of the secrecy tests, which run from the Molecule scenario `release`."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.faults.site import Site
-from tests.secrecy.story import Story, told
+from tests.secrecy.story import Story, make_story
 
 
 @pytest.fixture(scope="session")
@@ -15,4 +15,4 @@ def site() -> Site:
 
 @pytest.fixture(scope="session")
 def story(site: Site) -> Story:
-    return told(site)
+    return make_story(site)

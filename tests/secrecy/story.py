@@ -1,4 +1,4 @@
-"""Releases of a site with a secret, as loud as Ansible can be, while somebody watches processes and containers."""
+"""Releases of a site with a secret, with verbose output, while processes and containers are watched."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 
 from tests.faults.site import NAME, PATIENCE, Run, Site, ended
 
-# The value of the site's secret CANARY (molecule/release/hosts.yml), which is to be found where it belongs only.
+# The value of the site's secret CANARY (molecule/release/hosts.yml).
 CANARY = "canary-5d1f0c7ab2e94"
 Container = dict[str, Any]
 LOUD = ("-vvv", "--diff")
 
-# On the host, or here: tells of every process whose command line or environment has what the first line says, until its
-# input ends; on the host of every container too that is started. The site's own processes are given their secrets as
-# environment variables by the runtime; no other may have them.
+# On the host or on this machine, until the end of its input: report every process whose command line or environment
+# contains the first line of the input; on the host report every started container too. The environment of the site's
+# processes is skipped: the runtime gives them their secrets as environment variables.
 WATCH = """\
 import json, os, subprocess, sys, threading, time
 where, wanted = sys.argv[1], sys.stdin.readline().strip().encode()
-def tell_containers():
+def report_containers():
     events = subprocess.Popen(
         ["docker", "events", "--filter", "event=start", "--format", "{{.ID}}"], stdout=subprocess.PIPE, text=True)
     print("ready", flush=True)
@@ -32,7 +32,7 @@ def tell_containers():
         found = subprocess.run(["docker", "container", "inspect", line.strip()], capture_output=True, text=True)
         if found.returncode == 0:
             print(json.dumps({"container": json.loads(found.stdout)[0]}), flush=True)
-def look():
+def scan():
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         try:
             text = open(f"/proc/{pid}/cmdline", "rb").read()
@@ -46,12 +46,12 @@ def look():
             print(json.dumps({"process": f"{where}: {line}"}), flush=True)
 def watch():
     while True:
-        look()
+        scan()
         time.sleep(0.06)
 seen = {os.getpid()}
 threading.Thread(target=watch, daemon=True).start()
 if where == "host":
-    threading.Thread(target=tell_containers, daemon=True).start()
+    threading.Thread(target=report_containers, daemon=True).start()
 else:
     print("ready", flush=True)
 sys.stdin.read()
@@ -61,7 +61,7 @@ os._exit(0)
 
 @dataclass
 class Seen:
-    """Command lines of processes that have the canary, and containers as ``docker inspect`` shows them."""
+    """Command lines of processes that have the canary, and containers from ``docker inspect``."""
 
     processes: list[str] = field(default_factory=list)
     containers: list[Container] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Seen:
 
 @contextmanager
 def watched(site: Site) -> Iterator[Seen]:
-    """Watch the host's processes and containers, and this machine's processes; what was seen is told at the end."""
+    """Watch the host's processes and containers, and this machine's processes; the result is complete at the end."""
     on_host = ["docker", "exec", "--interactive", site.container, "python3", "-c", WATCH, "host"]
     here = [sys.executable, "-c", WATCH, "here"]
     watchers = [
@@ -86,14 +86,14 @@ def watched(site: Site) -> Iterator[Seen]:
     yield seen
     for watcher in watchers:
         output, _ = watcher.communicate(timeout=PATIENCE)
-        for told in map(json.loads, output.splitlines()):
-            seen.processes += [told["process"]] if "process" in told else []
-            seen.containers += [told["container"]] if "container" in told else []
+        for report in map(json.loads, output.splitlines()):
+            seen.processes += [report["process"]] if "process" in report else []
+            seen.containers += [report["container"]] if "container" in report else []
 
 
 @dataclass(frozen=True)
 class Story:
-    """What happened: the output of each playbook, and what was seen meanwhile."""
+    """The output of each playbook, and the processes and containers seen meanwhile."""
 
     site: Site
     runs: dict[str, Run]
@@ -101,21 +101,21 @@ class Story:
 
     @cached_property
     def containers(self) -> list[Container]:
-        """The containers that were started meanwhile, and those that are there."""
+        """The containers that were started meanwhile, and those that exist now."""
         there = self.site.on_host("docker", "ps", "--all", "--quiet").split()
         return [*self.seen.containers, *json.loads(self.site.on_host("docker", "container", "inspect", *there))]
 
 
-def told(site: Site) -> Story:
-    """Deploy, fail to, go back, back up, verify, drill and restore."""
+def make_story(site: Site) -> Story:
+    """Deploy, fail to deploy, back up, verify, drill, roll back and restore."""
     options = json.dumps({"app_threads": 3, "app_pre_release": ["check"], "site_egress": True})
     hopeless = json.dumps({"app_threads": 1, "app_pre_release": ["check --database nowhere"]})
     runs: dict[str, Run] = {}
     with watched(site) as seen:
         runs["deploy"] = site.deploy(*LOUD, "-e", options)
         runs["fail"] = site.deploy(*LOUD, "--tags", "release", "-e", hopeless)
-        said = [site.on_host("hostwright", verb, NAME) for verb in ("backup", "verify", "drill")]
-        runs["backup"] = Run(0, "".join(said))
+        outputs = [site.on_host("hostwright", verb, NAME) for verb in ("backup", "verify", "drill")]
+        runs["backup"] = Run(0, "".join(outputs))
         runs["rollback"] = ended(site.begin(*LOUD, playbook="playbooks/rollback.yml"))
         runs["restore"] = ended(site.begin(*LOUD, "-e", "backup_restore=latest", playbook="playbooks/restore.yml"))
     return Story(site, runs, seen)

@@ -1,4 +1,4 @@
-"""A secret's value is where it belongs and nowhere else; and where it is planted, it is found."""
+"""A secret's value is in the allowed places only; each search finds a planted one."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from tests.secrecy.story import CANARY, Story, watched
 PLANTED = "planted"
 
 
-def test_all_of_it_happened(story: Story) -> None:
+def test_every_command_ended_as_expected(story: Story) -> None:
     assert {name: run.status for name, run in story.runs.items()} == {
         "deploy": 0, "fail": 2, "backup": 0, "rollback": 0, "restore": 0
     }, "\n".join(run.output[-3000:] for run in story.runs.values())  # fmt: skip
-    assert "could not run 'check --database nowhere' before the release" in story.runs["fail"].said
+    assert "could not run 'check --database nowhere' before the release" in story.runs["fail"].one_line
     assert all(CANARY in story.site.on_host("cat", path) for path in at_rest(story.site))
 
 
 def at_rest(site: Site) -> list[str]:
-    """Where the secret lies on the host, for the live release."""
+    """Return the secret's files on the host, for the live release."""
     number = site.record["release"]
     return [f"{ROOT}/config/{NAME}/secrets/{number}/CANARY", f"/run/hostwright/secrets/{NAME}/{number}/CANARY"]
 
 
-def test_the_site_has_it_and_nobody_else_may_read_it(story: Story) -> None:
+def test_only_the_site_and_root_can_read_the_secret(story: Story) -> None:
     site = story.site
     for path in at_rest(site):
         assert site.on_host("stat", "--format", "%a %u", path) == "600 10001\n"
@@ -51,28 +51,28 @@ def test_the_site_has_it_and_nobody_else_may_read_it(story: Story) -> None:
         assert site.on_host("stat", "--format", "%a", path) == "600\n"
 
 
-def test_it_is_in_no_container_s_description(story: Story) -> None:
+def test_no_container_description_contains_the_secret(story: Story) -> None:
     names = {container["Name"] for container in story.containers}
     assert {f"/{NAME}-{kind}" for kind in ("release", "release-hook", "backup", "verify", "drill")} <= names
     assert places.in_containers(story.containers) == []
 
 
-def test_it_is_in_no_image(story: Story) -> None:
+def test_no_image_contains_the_secret(story: Story) -> None:
     images = story.site.on_host("docker", "image", "ls", "--quiet", "--no-trunc").split()
     assert len(set(images)) > 1
     assert places.in_images(story.site, sorted(set(images))) == []
 
 
-def test_it_is_on_no_command_line_and_in_no_environment(story: Story) -> None:
+def test_no_command_line_or_environment_contains_the_secret(story: Story) -> None:
     assert story.seen.processes == []
 
 
 @pytest.mark.parametrize("name", ["deploy", "fail", "backup", "rollback", "restore"])
-def test_ansible_does_not_print_it(story: Story, name: str) -> None:
+def test_ansible_does_not_print_the_secret(story: Story, name: str) -> None:
     assert places.in_text(story.runs[name].output) == []
 
 
-def test_no_status_and_no_log_tells_it(story: Story) -> None:
+def test_no_status_or_log_contains_the_secret(story: Story) -> None:
     asked = [
         ["hostwright", "status", NAME],
         ["hostwright", "status", NAME, "--page"],
@@ -85,23 +85,23 @@ def test_no_status_and_no_log_tells_it(story: Story) -> None:
     assert places.in_text("\n".join(answers)) == []
 
 
-def test_it_is_in_no_other_file_of_the_host(story: Story) -> None:
+def test_no_other_file_of_the_host_contains_the_secret(story: Story) -> None:
     assert places.in_files(story.site, "/") == []
 
 
-# Each search finds what is planted.
+# Each search finds a planted secret.
 
 
 @pytest.fixture
 def image(site: Site) -> str:
-    """An image that is on the host."""
+    """The live release's image."""
     image: str = site.record["image_id"]
     return image
 
 
 @pytest.fixture
 def planted(site: Site) -> Iterator[str]:
-    """The name of a container, which goes afterwards."""
+    """The name of a container, which is removed afterwards."""
     yield PLANTED
     site.on_host("docker", "rm", "--force", PLANTED)
 
@@ -130,7 +130,7 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", [*PACKED, "history"])
-def test_an_image_that_tells_is_found(site: Site, kind: str) -> None:
+def test_a_secret_in_an_image_is_found(site: Site, kind: str) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         data = PACKED[kind](CANARY.encode()) if kind in PACKED else b""
@@ -157,7 +157,7 @@ def test_an_image_that_tells_is_found(site: Site, kind: str) -> None:
         "/root/.ansible/planted",
     ],
 )
-def test_a_file_that_tells_is_found(site: Site, path: str) -> None:
+def test_a_secret_in_a_file_is_found(site: Site, path: str) -> None:
     data = PACKED.get(path.rpartition(".")[2], bytes)(CANARY.encode())
     script = 'mkdir -p "${1%/*}"; cat > "$1"'
     command = ["docker", "exec", "--interactive", site.container, "sh", "-c", script, "sh", path]
@@ -168,13 +168,13 @@ def test_a_file_that_tells_is_found(site: Site, path: str) -> None:
         site.on_host("rm", path)
 
 
-def test_a_log_that_tells_is_found(site: Site, image: str, planted: str) -> None:
+def test_a_secret_in_a_log_is_found(site: Site, image: str, planted: str) -> None:
     run = ["docker", "run", "--interactive", "--network", "none", "--name", planted, "--entrypoint", "cat", image]
     command = ["docker", "exec", "--interactive", site.container, *run]
     subprocess.run(command, input=f"{CANARY}\n", text=True, check=True, capture_output=True)
     assert places.in_text(site.on_host("docker", "logs", planted)) == ["…"]
 
 
-def test_output_that_tells_is_found(site: Site) -> None:
+def test_a_secret_in_output_is_found(site: Site) -> None:
     run = Run(0, site.on_host("echo", f'"CANARY": "{CANARY}"'))
     assert places.in_text(run.output) == ['"CANARY": "…"']

@@ -1,7 +1,7 @@
 """Section 5, Container Runtime, of the CIS Docker Benchmark 1.6.0, as docker-bench-security checks it.
 
-Every container that Hostwright starts is looked at, those that live for a moment too. What docker-bench-security would
-warn of all the same stands in ``WANTED``, with the reason; nothing else may.
+Every container that Hostwright starts is checked, short-lived ones too. ``WANTED`` lists the intended warnings, with
+the reason; no other warning may occur.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.secrecy.story import Container, Story
 Check = Callable[[Container], bool]
 OURS = ("/srv/hostwright/", "/run/hostwright/secrets/", "/var/backups/hostwright/", "/var/lib/docker/volumes/")
 ALWAYS = "a reboot or a restart of the Engine must bring the site back, which on-failure does not"
-# What a container is, by its name: the release's number is of no interest.
+# Kinds of containers by their name, for any number of the release.
 KINDS = {
     rf"{NAME}-\d+": "web",
     rf"{NAME}-\d+-writer": "worker",
@@ -31,17 +31,17 @@ KINDS = {
     "hostwright-nginx": "nginx",
 }
 WANTED: dict[tuple[str, str], str] = {
-    ("5.8", "nginx"): "it serves the public, at the ports that browsers ask",
-    ("5.9", "nginx"): "these ports are the ones that are needed",
-    ("5.14", "nginx"): "it serves the public, at every address; nginx_addresses names some",
+    ("5.8", "nginx"): "it serves the public, at the ports that browsers use",
+    ("5.9", "nginx"): "it needs these ports",
+    ("5.14", "nginx"): "it serves the public, at every address; nginx_addresses can limit them",
     ("5.15", "nginx"): ALWAYS,
     ("5.15", "web"): ALWAYS,
     ("5.15", "worker"): ALWAYS,
-    ("5.27", "worker"): "it answers nobody; when its command ends the container does, and the Engine starts it again",
+    ("5.27", "worker"): "it serves no requests; its container ends with its command, and the Engine starts it again",
     ("5.27", "job"): "its exit status is its health",
     ("5.27", "migrator"): "its exit status is its health",
     ("5.27", "hook"): "its exit status is its health",
-    ("5.27", "backup"): "its exit status is its health, and it has a limit of time",
+    ("5.27", "backup"): "its exit status is its health, and it has a time limit",
 }
 
 
@@ -107,12 +107,12 @@ CHECKS: dict[str, tuple[str, Check]] = {
 
 
 def kind(container: Container) -> str:
-    """What a container is."""
+    """Return the kind of a container."""
     name = container["Name"].lstrip("/")
     return next((what for pattern, what in KINDS.items() if re.fullmatch(pattern, name)), name)
 
 
-def test_every_kind_is_looked_at(story: Story) -> None:
+def test_every_kind_is_checked(story: Story) -> None:
     assert {kind(container) for container in story.containers} == set(KINDS.values())
     verbs = {word for container in story.containers for word in container["Args"]}
     assert {"serve", "work", "migrator", "restore", "backup", "verify", "drill"} <= verbs
@@ -129,7 +129,7 @@ def test_5_1_swarm_mode_is_not_enabled(site: Site) -> None:
     assert site.on_host("docker", "info", "--format", "{{.Swarm.LocalNodeState}}") == "inactive\n"
 
 
-def test_5_2_the_profile_is_docker_s_where_the_kernel_has_any(story: Story) -> None:
+def test_5_2_the_profile_is_docker_s_where_the_kernel_has_apparmor(story: Story) -> None:
     has = "name=apparmor" in story.site.on_host("docker", "info", "--format", "{{.SecurityOptions}}")
     assert {container["AppArmorProfile"] for container in story.containers} == {"docker-default" if has else ""}
 
@@ -140,7 +140,7 @@ def test_5_7_ssh_does_not_run_in_containers(site: Site) -> None:
     assert all("sshd" not in site.on_host("docker", "top", name) for name in running)
 
 
-def test_containers_that_reach_out_do_not_reach_each_other(story: Story) -> None:
+def test_containers_with_a_network_do_not_reach_each_other(story: Story) -> None:
     joined = {host(container, "NetworkMode") for container in story.containers}
     assert joined == {"none", "hostwright-egress", "hostwright-nginx"}
     for name in joined - {"none"}:
@@ -154,7 +154,7 @@ def described(site: Site, network: str) -> dict[str, Any]:
     return dict(found)
 
 
-def test_the_network_leads_out(story: Story) -> None:
+def test_the_egress_network_reaches_other_machines(story: Story) -> None:
     site = story.site
     nginx = described(site, "hostwright-egress")["IPAM"]["Config"][0]["Gateway"]
     connect = f"import socket; socket.create_connection(('{nginx}', 80), 9)"
@@ -198,7 +198,7 @@ BAD: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("number", CHECKS)
-def test_each_item_notices_what_it_is_for(story: Story, number: str) -> None:
+def test_each_item_detects_its_fault(story: Story, number: str) -> None:
     _, holds = CHECKS[number]
     good = next(container for container in story.containers if holds(container))
     bad = copy.deepcopy(good)

@@ -1,8 +1,8 @@
-"""The versions of the ledger (tests/projects/ledger) that a measurement releases, and what is lost of its ids.
+"""Versions of the ledger (tests/projects/ledger) for releases, and the count of lost ids.
 
-``python -m tests.support.ledger next DIRECTORY`` makes the next version of the project there, with ``--change KIND``
-one that migrates; ``python -m tests.support.ledger compare RUN PRESENT`` tells which ids of a run of
-tests.support.load are missing.
+``python -m tests.support.ledger next DIRECTORY`` makes the next version of the project in a directory, with
+``--change KIND`` one that migrates; ``python -m tests.support.ledger compare RUN PRESENT`` counts missing and doubled
+ids of a run of tests.support.load.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.support import load
 
 PROJECT = Path(__file__).resolve().parents[1] / "projects" / "ledger"
-# Seconds that a slow migration takes.
+# Duration of a slow migration, seconds.
 SLOW = 9.0
 
 MIGRATION = """\
@@ -44,21 +44,21 @@ NOTHING = "migrations.RunPython.noop"
 
 
 class Ledger:
-    """A copy of the project in a directory, whose version rises."""
+    """A copy of the project in a directory, of which versions are made."""
 
     def __init__(self, directory: Path) -> None:
-        """Take what is there, or make a copy."""
+        """Use the directory, or make the copy."""
         self.directory = directory
         if not directory.exists():
             shutil.copytree(PROJECT, directory, ignore=shutil.ignore_patterns("__pycache__", "*.sqlite3*"))
 
     @property
     def version(self) -> str:
-        """The version that is there."""
+        """The version in the directory."""
         return (self.directory / "VERSION").read_text().strip()
 
     def next(self, change: str | None = None) -> str:
-        """Make the next version: a line of code and, if a change (a key of ``CHANGES``) is named, a migration."""
+        """Make the next version: a changed line of code and, for a ``change`` (a key of ``CHANGES``), a migration."""
         major, minor = self.version.split(".")
         version = f"{major}.{int(minor) + 1}"
         (self.directory / "VERSION").write_text(f"{version}\n")
@@ -100,18 +100,18 @@ class Ledger:
 
     @property
     def _text(self) -> str:
-        """What the column of an entry's text is called now."""
+        """The current name of the column of an entry's text."""
         return "content" if "content = " in (self.directory / "entries" / "models.py").read_text() else "payload"
 
     def _edit(self, path: str, pattern: str, replacement: str) -> None:
         file = self.directory / "entries" / path
         text, found = re.subn(pattern, replacement, file.read_text())
         if not found:
-            raise ValueError(f"{file} has nothing like {pattern}")
+            raise ValueError(f"{file} does not match {pattern}")
         file.write_text(text)
 
 
-# What a migration may do. The code before a `rename` cannot use the database after it.
+# Kinds of migrations. The code before a `rename` cannot use the database after it.
 CHANGES: Mapping[str, Callable[[Ledger, str], str]] = {
     "column": Ledger._add_column,
     "rebuild": Ledger._rebuild_table,
@@ -123,7 +123,7 @@ CHANGES: Mapping[str, Callable[[Ledger, str], str]] = {
 
 @dataclass(frozen=True)
 class Tally:
-    """How acknowledged ids and those that are there compare."""
+    """The comparison of acknowledged ids with those in the database."""
 
     acknowledged: int
     missing: tuple[str, ...]
@@ -131,17 +131,17 @@ class Tally:
 
     @property
     def right(self) -> bool:
-        """Whether each is there exactly once, and no other one is there twice."""
+        """Whether each acknowledged id is present exactly once, and no other id is doubled."""
         return not self.missing and not self.doubled
 
     def __str__(self) -> str:
         wrong = "".join(f"; for example {key}" for key in (self.missing + self.doubled)[:3])
-        counts = f"{self.acknowledged} acknowledged, {len(self.missing)} missing, {len(self.doubled)} there twice"
+        counts = f"{self.acknowledged} acknowledged, {len(self.missing)} missing, {len(self.doubled)} doubled"
         return counts + wrong
 
 
 def compare(acknowledged: Iterable[str], present: Iterable[str]) -> Tally:
-    """Compare the ids that were acknowledged with those that are there, as often as they are."""
+    """Compare acknowledged ids with those in the database, where an id may occur several times."""
     wanted, found = set(acknowledged), Counter(present)
     return Tally(
         len(wanted), tuple(sorted(wanted - set(found))), tuple(sorted(key for key, n in found.items() if n > 1))
@@ -155,9 +155,9 @@ def main() -> int:
     verb = verbs.add_parser("next", help="make the next version, or the first one")
     verb.add_argument("directory", type=Path)
     verb.add_argument("--change", choices=sorted(CHANGES), help="with a migration")
-    verb = verbs.add_parser("compare", help="compare the ids of a run with those that are there")
+    verb = verbs.add_parser("compare", help="compare the ids of a run with those in the database")
     verb.add_argument("run", type=Path, help="written by tests.support.load")
-    verb.add_argument("present", type=Path, help="ids, one a line")
+    verb.add_argument("present", type=Path, help="file of ids, one per line")
     options = parser.parse_args()
     if options.verb == "next":
         print(Ledger(options.directory).next(options.change))

@@ -1,10 +1,10 @@
-"""Steady load on a site, to see whether it loses a request: raw connections, a fixed rate, nothing is sent twice.
+"""Steady load on a site, to detect lost requests: raw connections, a fixed rate, no repetition of requests.
 
-Half of the requests read (GET /), half write an id of their own (POST /write), one in a hundred of these as an upload
-that takes seconds (POST /upload?id=…): the site is tests/projects/ledger. A request *fails* if its connection does, if
-its status is 500 or more, or if its answer takes more than 15 s from the moment it was sent whole. Requests begin at
-their time whether earlier ones have been answered or not, and latencies count from then. It ends by its time, with the
-command that it accompanies, or at SIGTERM or SIGINT; what is under way is waited for.
+Half of the requests read (GET /), half write a unique id (POST /write), one in a hundred of these as an upload that
+takes seconds (POST /upload?id=…): the site is tests/projects/ledger. A request *fails* if its connection does, if its
+status is not 200, or if its answer takes more than 15 s after it was sent completely. Each request is due at a fixed
+time, even if earlier ones are not answered; its latency counts from then. The load ends after its time, with the
+command that it accompanies, or at SIGTERM or SIGINT, and then waits for outstanding answers.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# An answer that takes longer is a failed request, seconds.
+# Time limit of an answer, seconds.
 TIME_LIMIT = 15.0
-# Share of the writing requests that are slow uploads, their bytes, and the seconds they take to be sent.
+# Slow uploads: their share of the writing requests, their bytes, and the seconds for sending one.
 UPLOADS = 0.01
 UPLOAD_BYTES = 100_000
 UPLOAD_SECONDS = (2.0, 5.0)
 UPLOAD_PIECES = 40
-# Share of the requests that take a connection which is open already, if one is, and how many are kept open.
+# Share of the requests that use an open connection if there is one, and the number of connections kept open.
 KEPT = 0.5
 POOL = 100
-# Most connections at a time, and most requests of a run.
+# Greatest number of connections at a time, and of requests of a run.
 CONNECTIONS = 6000
 REQUESTS = 1_000_000
-# Seconds for which the load goes on when the command that it accompanies has ended.
+# Seconds of load after the end of the command that it accompanies.
 AFTERWARDS = 2.0
-# Failed requests that a summary describes.
+# Number of failed requests that a summary describes.
 EXAMPLES = 10
 
 
 class LoadError(Exception):
-    """Why there can be no load."""
+    """The load cannot be sent."""
 
 
 @dataclass
 class Request:
     """One request: ``kind`` is read, write or upload; times are seconds since the epoch.
 
-    ``sent`` is when it had been sent whole, ``status`` 0 where no answer came, ``error`` why it failed or empty.
+    ``sent`` is when it was sent completely; ``status`` is 0 without an answer; ``error`` is empty unless it failed.
     """
 
     kind: str
@@ -64,20 +64,20 @@ class Request:
 
     @property
     def latency(self) -> float:
-        """Seconds that its client waited; the time that a slow upload is sent is the client's own."""
+        """Seconds that its client waited; the time for sending a slow upload does not count."""
         return self.end - (self.sent if self.kind == "upload" and self.sent else self.start)
 
     @property
     def acknowledged(self) -> bool:
-        """Whether the site has said that the id is written. A late answer says so, too."""
+        """Whether the site has acknowledged the id. A late answer counts too."""
         return self.kind != "read" and self.status == 200
 
     def judge(self) -> None:
-        """Find the error, unless there is one."""
+        """Set the error of the answer, unless there is an error already."""
         if not self.error and self.status >= 500:
             self.error = f"status {self.status}"
         elif not self.error and self.status != 200:
-            self.error = f"status {self.status}, which the load does not provoke"
+            self.error = f"status {self.status}, which is unexpected"
         elif not self.error and self.latency > TIME_LIMIT:
             self.error = f"answered after {self.latency:.1f} s"
 
@@ -91,7 +91,7 @@ class Connection:
 
     @property
     def usable(self) -> bool:
-        """Whether the other side has not closed it, as far as it has told."""
+        """Whether it is not known to be closed by the other side."""
         return not self.reader.at_eof() and not self.writer.is_closing()
 
 
@@ -100,9 +100,9 @@ class Load:
     """Requests at a fixed rate.
 
     Args:
-        url: of the site, ``http://ADDRESS:PORT``.
-        host: what the requests' Host header says.
-        rate: requests a second.
+        url: address of the site, ``http://ADDRESS:PORT``.
+        host: value of the Host header.
+        rate: requests per second.
     """
 
     url: str
@@ -121,11 +121,11 @@ class Load:
         self._random = random.Random(4711)
 
     def stop(self) -> None:
-        """Send nothing more."""
+        """Send no more requests."""
         self._stopped.set()
 
     async def run(self, seconds: float) -> None:
-        """Send requests for some seconds, or until it is stopped, and wait for their answers."""
+        """Send requests for some seconds, or until ``stop``, and wait for their answers."""
         tasks: set[asyncio.Task[None]] = set()
         begin = time.time()
         for number in range(min(int(seconds * self.rate), REQUESTS)):
@@ -168,14 +168,14 @@ class Load:
             else:
                 connection.writer.close()
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-            # An incomplete answer acknowledges nothing, whatever its first line says.
+            # An incomplete answer acknowledges nothing, even if its status is 200.
             request.status = 0
             request.error = "no answer" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
         request.end = request.end or time.time()
         request.judge()
 
     async def _connection(self, kept: bool) -> Connection:
-        """A connection: a kept one that the other side has not closed, or a new one."""
+        """Return a kept connection that the other side has not closed, or a new one."""
         while kept and self._kept:
             connection = self._kept.pop()
             if connection.usable:
@@ -232,13 +232,13 @@ async def _answer(reader: asyncio.StreamReader, request: Request) -> bool:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that this share (0 to 1) of the values does not exceed; 0 of none."""
+    """Return the value that this share (0 to 1) of the values does not exceed; 0 without values."""
     ordered = sorted(values)
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
 
 
 def summary(requests: Sequence[Request]) -> dict[str, object]:
-    """What a run was: counts, failures with examples, latencies in ms."""
+    """Return the summary of a run: counts, failures with examples, latencies in ms."""
     failed = [request for request in requests if request.error]
     latencies = [request.latency * 1000 for request in requests if not request.error]
     span = requests[-1].start - requests[0].start if len(requests) > 1 else 0.0
@@ -258,17 +258,17 @@ def summary(requests: Sequence[Request]) -> dict[str, object]:
 
 
 def write(path: Path, requests: Sequence[Request]) -> None:
-    """Write a run: its summary and every request."""
+    """Write the summary and every request of a run to a file."""
     path.write_text(json.dumps({"summary": summary(requests), "requests": [asdict(r) for r in requests]}))
 
 
 def read(path: Path) -> list[Request]:
-    """Read the requests of a run that ``write`` has written."""
+    """Read the requests from a file of ``write``."""
     return [Request(**request) for request in json.loads(path.read_text())["requests"]]
 
 
 def allow_connections() -> None:
-    """Raise this process's limit of open files to what the load may need."""
+    """Raise this process's limit of open files to the needs of the load."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = CONNECTIONS + 100
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted if hard < 0 else min(wanted, hard)), hard))
@@ -294,19 +294,19 @@ async def _main(options: argparse.Namespace) -> int:
     await running
     if options.output:
         write(options.output, load.requests)
-    told = summary(load.requests)
-    print(json.dumps(told, indent=1))
-    return status or int(bool(told["failed"]))
+    result = summary(load.requests)
+    print(json.dumps(result, indent=1))
+    return status or int(bool(result["failed"]))
 
 
 def main() -> int:
     """Send the load that the command line asks for; return the command's exit status, or 1 if a request failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", required=True, help="of the site, like http://127.0.0.1:8080")
+    parser.add_argument("--url", required=True, help="address of the site, like http://127.0.0.1:8080")
     parser.add_argument("--host", default="localhost", help="name of the site (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, required=True, help="how long at most")
-    parser.add_argument("--rate", type=float, default=200, help="requests a second (default: %(default)s)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="gets the summary and every request, as JSON")
+    parser.add_argument("--seconds", type=float, required=True, help="maximum duration")
+    parser.add_argument("--rate", type=float, default=200, help="requests per second (default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="file for the summary and every request, as JSON")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="command to accompany, after --")
     options = parser.parse_args()
     allow_connections()

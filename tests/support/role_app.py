@@ -1,4 +1,4 @@
-"""What the role app gives the module of releases unless a user says otherwise."""
+"""The default options that the role app passes to the release module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROLE = Path(__file__).resolve().parents[2] / "roles" / "app"
 
 
 def defaults() -> dict[str, Any]:
-    """The options of hostwright.django.release that are a variable of the role and nothing else, with its default."""
+    """Return the options of hostwright.django.release that are exactly one variable of the role, with its default."""
     (task,) = yaml.safe_load((ROLE / "tasks" / "release.yml").read_text(encoding="utf-8"))
     variables = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text(encoding="utf-8"))
     passed = {

@@ -1,6 +1,6 @@
-"""Checks a server against Mozilla's intermediate TLS profile, with sslyze's own idea of it.
+"""Check a server against Mozilla's intermediate TLS profile with sslyze.
 
-Run by the Python of an environment with tests/tls/requirements.txt: sslyze needs another cryptography than Ansible has.
+Run it in an environment with tests/tls/requirements.txt: sslyze needs another version of cryptography than Ansible.
 Usage: profile.py NAME PORT [--address 127.0.0.1] [--ca FILE]
 """
 
@@ -32,13 +32,13 @@ from sslyze.mozilla_tls_profile.tls_config_checker import (
 
 
 def problems(name: str, port: int, address: str, ca: Path | None) -> list[str]:
-    """What a server does that the profile does not, or why it cannot be said.
+    """Return the server's differences from the profile, or why it could not be scanned.
 
     Args:
-        name: the host name that is asked for.
-        port: where it listens, at ``address``.
-        address: of the server.
-        ca: certificate of the authority, if it is not one that everybody knows.
+        name: host name to request.
+        port: port of the server.
+        address: address of the server.
+        ca: file of the CA's certificate, if it is not a public CA.
     """
     own_ca = CertificateInfoExtraArgument(custom_ca_file=ca) if ca else None
     scanner = Scanner()
@@ -65,25 +65,25 @@ def problems(name: str, port: int, address: str, ca: Path | None) -> list[str]:
         return [f"{error}"]
     found = result.scan_result
     for version, suites in {"1.2": found.tls_1_2_cipher_suites, "1.3": found.tls_1_3_cipher_suites}.items():
-        # The checker looks for what is too much, never for what is missing.
+        # The checker detects features that are too much, but not missing ones.
         if not suites.result or not suites.result.accepted_cipher_suites:
             return [f"TLS {version} is not offered"]
     resumed = found.session_resumption.result
     if resumed is None or resumed.tls_ticket_resumption_result != TlsResumptionSupportEnum.NOT_SUPPORTED:
-        return ["sessions are resumed by tickets, whose key lives as long as Nginx does"]
+        return ["sessions are resumed by tickets, whose key is not changed while Nginx runs"]
     return []
 
 
 def main() -> int:
-    """Say what is wrong; return the exit status."""
+    """Print the differences; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="host name to ask for")
+    parser.add_argument("name", help="host name to request")
     parser.add_argument("port", type=int)
-    parser.add_argument("--address", default="127.0.0.1", help="of the server (default: %(default)s)")
-    parser.add_argument("--ca", type=Path, help="certificate of the authority, if not everybody knows it")
+    parser.add_argument("--address", default="127.0.0.1", help="address of the server (default: %(default)s)")
+    parser.add_argument("--ca", type=Path, help="certificate of the CA, if it is not a public one")
     options = parser.parse_args()
     found = problems(options.name, options.port, options.address, options.ca)
-    print(*(found or [f"{options.name}:{options.port} keeps to Mozilla's intermediate profile"]), sep="\n")
+    print(*(found or [f"{options.name}:{options.port} conforms to Mozilla's intermediate profile"]), sep="\n")
     return int(bool(found))
 
 

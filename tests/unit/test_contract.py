@@ -1,4 +1,4 @@
-"""What control node, host and image must agree on: each item names its places, and its test reads the value of each."""
+"""Values that control node, host and image must share: each item lists its places, and a test compares their values."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from tests.unit.templates.rendering import Role
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(PROJECT / "roles/image/files/runtime"), str(SOURCE)]
 
-# sqlite first: it puts the safe SQLite in place before anything imports sqlite3.
+# sqlite first: it installs the safe SQLite before any module imports sqlite3.
 from hostwright import sqlite  # noqa: E402
 
 # isort: split
@@ -76,7 +76,7 @@ def text(path: str) -> str:
 
 
 def found(pattern: str, *paths: str | Path) -> Any:
-    """The one value that a pattern's group has in files, however often; all values if there are several."""
+    """Return the one value of a pattern's group in files; all values if they differ."""
     values = set()
     for path in paths:
         values |= set(re.findall(pattern, (PROJECT / path).read_text(encoding="utf-8"), re.MULTILINE))
@@ -85,7 +85,7 @@ def found(pattern: str, *paths: str | Path) -> Any:
 
 
 def defaults_of(verb: str) -> dict[str, Any]:
-    """Defaults of a verb of the runtime."""
+    """Return the defaults of a verb of the runtime."""
     required = {
         "restore": ["--file", "x", "--target", "x"],
         "drill": ["--scratch", "x"],
@@ -94,7 +94,7 @@ def defaults_of(verb: str) -> dict[str, Any]:
 
 
 SOURCES = [*YAML, *TEMPLATES, *sorted((PROJECT / "plugins").rglob("*.py")), *sorted(SOURCE.rglob("*.py"))]
-# Each item's value by the places that have it.
+# The value of each item, by place.
 ITEMS: dict[str, dict[str, object]] = {
     "user of the sites": {
         "modules": contract.APP_UID,
@@ -180,22 +180,22 @@ ITEMS: dict[str, dict[str, object]] = {
     "name of a seal": {"host": f"x{manifest.SEAL}", "runtime": catalogue.Backup(Path(), "x").seal.name},
     "ids of backups": {"host": manifest.ID.pattern, "runtime": catalogue._ID.pattern},
     "names of secrets": {"modules": site.SECRET.pattern, "runtime": configuration._ENVIRONMENT_NAME.pattern},
-    "what a backup leaves out": {
+    "files that a backup excludes": {
         "modules": {SITE.progress.name, SITE.deployments.name, found(r"\(self\.configuration / \"(\w+)\"\)\.open",
                                                                      "plugins/module_utils/release/site.py")},
         "runtime": rebuild._LEFT_OUT,
     },
-    "exit status of what is busy": {"host command": host_errors.BUSY, "runtime": errors.BusyError.exit_status},
+    "exit status of a busy site": {"host command": host_errors.BUSY, "runtime": errors.BusyError.exit_status},
     "days before the end of a certificate": {
         "modules": contract.CERTIFICATE_DAYS,
         "control node": tls_check.SOON.days,
         "host command": certificates._SOON / 86400,
     },
-    "shares of a processor, of what visitors wait for": {
+    "processor shares of serving containers": {
         "release": containers.SERVING,
         "Nginx": found(r"cpu_shares: (\d+)", "roles/nginx/tasks/run.yml"),
     },
-    "backups that stay": {
+    "backups that are kept": {
         "role backup": BACKUP.variables["backup_keep"],
         "runtime": dataclasses.asdict(retention.Keep()),
     },
@@ -204,16 +204,16 @@ ITEMS: dict[str, dict[str, object]] = {
         "runtime": archive.LEVEL,
         "runtime, backup": defaults_of("backup")["level"],
     },
-    "seconds that a restore may take": {
+    "time limit of a restore": {
         "role backup": BACKUP.variables["backup_time_limit_seconds"],
         "module": restore.RestoreRequest.time_limit,
         "option of the module": found(r"\"time_limit\": .*\"default\": (\d+)", "plugins/modules/restore.py"),
     },
-    "what a container of a release may use": {
+    "limits of a release's containers": {
         "role app": APP.variables["app_limits"],
         "module": dataclasses.asdict(spec.Limits()),
     },
-    "seconds that requests may wait": {
+    "time limit of a hold": {
         "role app": APP.variables["app_hold_seconds"],
         "module, release": spec.Spec.hold_seconds,
         "module, restore": restore.RestoreRequest.hold_seconds,
@@ -223,7 +223,7 @@ ITEMS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("item", ITEMS)
-def test_all_places_have_one_value(item: str) -> None:
+def test_all_places_have_the_same_value(item: str) -> None:
     first, *others = ITEMS[item].items()
     assert {place: value for place, value in others if value != first[1]} == {}, f"{first[0]}: {first[1]!r}"
 
@@ -232,13 +232,13 @@ def test_all_places_have_one_value(item: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["sqlite", "limits"])
-def test_role_and_module_have_one_default_for_each_part(option: str) -> None:
+def test_role_and_module_have_the_same_default_for_each_part(option: str) -> None:
     parts = release_module.ARGUMENTS[option]["options"]
     assert {name: part["default"] for name, part in parts.items()} == role_app.defaults()[option]
 
 
 @pytest.mark.parametrize("field", [name for name in role_app.defaults() if hasattr(spec.Spec, name)])
-def test_role_and_spec_have_one_default(field: str) -> None:
+def test_role_and_spec_have_the_same_default(field: str) -> None:
     default = getattr(spec.Spec, field)
     assert (list(default) if isinstance(default, tuple) else default) == role_app.defaults()[field]
 
@@ -255,26 +255,26 @@ def test_role_and_spec_have_one_default(field: str) -> None:
         ("app_sqlite", {name: getattr(configuration.Sqlite, name) for name in APP.variables["app_sqlite"]}),
     ],
 )
-def test_role_and_runtime_have_one_default(variable: str, ours: object) -> None:
+def test_role_and_runtime_have_the_same_default(variable: str, ours: object) -> None:
     assert ours == APP.variables[variable]
 
 
 class Captured(Exception):  # noqa: N818 (no error)
-    """A module has told its arguments."""
+    """Carries the arguments of a module."""
 
 
 def arguments_of(module: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    def tell(argument_spec: dict[str, Any], **_: Any) -> None:
+    def capture(argument_spec: dict[str, Any], **_: Any) -> None:
         raise Captured(argument_spec)
 
-    monkeypatch.setattr(module, "AnsibleModule", tell)
+    monkeypatch.setattr(module, "AnsibleModule", capture)
     with pytest.raises(Captured) as captured:
         module.main()
     return cast("dict[str, Any]", captured.value.args[0])
 
 
 def described(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Types, defaults and choices of options, as documented or as declared."""
+    """Return types, defaults and choices of options, from the documentation or the declaration."""
     return {
         name: {
             "type": option.get("type", "str"), "elements": option.get("elements"), "default": option.get("default"),
@@ -285,7 +285,7 @@ def described(options: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# The others are called by an action plugin, with arguments of its own.
+# The other modules are called by an action plugin, with other arguments.
 @pytest.mark.parametrize(
     "name",
     sorted(
@@ -294,7 +294,7 @@ def described(options: Mapping[str, Any]) -> dict[str, Any]:
         if not (PROJECT / "plugins/action" / path.name).exists()
     ),
 )
-def test_a_module_is_documented_as_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_declares_the_documented_options(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module(f"ansible_collections.hostwright.django.plugins.modules.{name}")
     documentation = yaml.safe_load(module.DOCUMENTATION)
     options = documentation["options"]
@@ -306,11 +306,11 @@ def test_a_module_is_documented_as_it_is(name: str, monkeypatch: pytest.MonkeyPa
     assert documented == described(arguments_of(module, monkeypatch))
 
 
-# What a release is told
+# Configuration, secrets and record of a release
 
 
 class Read(dict[str, Any]):
-    """A JSON object that remembers which keys were read."""
+    """A JSON object that records which keys were read."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         super().__init__({key: Read(value) if isinstance(value, dict) else value for key, value in data.items()})
@@ -323,7 +323,7 @@ class Read(dict[str, Any]):
 
 @pytest.fixture
 def default_spec() -> spec.Spec:
-    """What the module release makes of the defaults of the role app."""
+    """The spec that the module release makes of the defaults of the role app."""
     given = {"image": "polls:1.0", "source_digest": "s", "image_digest": "i", "domains": ["polls.example.org"]}
     return release_module.spec_of({**role_app.defaults(), **given})
 
@@ -372,7 +372,7 @@ def test_host_command_and_runtime_read_the_record(written: record.Record, tmp_pa
 
 
 @pytest.mark.parametrize("place", ["data", "run", "media", "config", "secrets"])
-def test_host_command_and_modules_have_one_layout(place: str) -> None:
+def test_host_command_and_modules_have_the_same_layout(place: str) -> None:
     ours, theirs = host_site.Site("polls"), SITE
     if place == "secrets":
         assert ours.secrets("7") == theirs.memory / "7"
@@ -385,7 +385,7 @@ def test_host_command_and_modules_have_one_layout(place: str) -> None:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> host_site.Settings:
-    """How a site is backed up, as the role writes it."""
+    """The settings of a site's backup, as the role writes them."""
     values = {
         "directory": str(tmp_path),
         "time_limit_seconds": 3600,
@@ -452,7 +452,7 @@ def commands(
 
 
 KINDS = ("web", "worker", "job", "migrator", "filler", "hook", "backup", "verify", "drill")
-# Options that differ in their values, and those that do not.
+# Options whose values may differ, and those whose values may not.
 LIMITS = ("--memory", "--memory-swap", "--cpus", "--cpu-shares", "--pids-limit", "--network", "--log-driver")
 SAME = ("--user", "--cap-drop", "--security-opt", "--ulimit", "--pull")
 
@@ -488,7 +488,7 @@ def test_containers_of_roles_are_hardened_too(role: str, lacks: set[str]) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_runtime_knows_what_a_container_is_asked(commands: dict[str, list[str]], kind: str) -> None:
+def test_the_runtime_accepts_the_command_of_each_container(commands: dict[str, list[str]], kind: str) -> None:
     command = commands[kind]
     verb = command[[place for place, word in enumerate(command) if word in ("polls:1.0", "sha256:abc")][-1] + 1 :]
     if kind == "hook":
@@ -503,10 +503,10 @@ def test_the_runtime_knows_what_a_container_is_asked(commands: dict[str, list[st
         assert parser().parse_args(words[3:]).verb == "probe"
 
 
-def test_the_migrator_knows_the_words_of_the_release() -> None:
-    said = set(re.findall(r"_ask\(\s*\"(\w+)\"", inspect.getsource(migrator.Migrator)))
+def test_the_migrator_knows_the_verbs_of_the_release() -> None:
+    sent = set(re.findall(r"_ask\(\s*\"(\w+)\"", inspect.getsource(migrator.Migrator)))
     known = set(re.findall(r"\"(\w+)\": self\._", inspect.getsource(image_migrator._Migrator._obey)))
-    assert said == known
+    assert sent == known
 
 
 # The probe
@@ -514,7 +514,7 @@ def test_the_migrator_knows_the_words_of_the_release() -> None:
 
 @pytest.fixture
 def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, list[bytes]]]:
-    """A socket that keeps what it is asked."""
+    """A socket that records its requests."""
     monkeypatch.chdir(tmp_path)
     requests: list[bytes] = []
     with socket.socket(socket.AF_UNIX) as server:
@@ -534,7 +534,7 @@ def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
 
 
 @pytest.mark.parametrize("domains", [["a.example.org", "b.example.org"], [".example.org"], ["*"]])
-def test_host_and_image_ask_alike(listener: tuple[Path, list[bytes]], domains: list[str]) -> None:
+def test_host_and_image_send_the_same_request(listener: tuple[Path, list[bytes]], domains: list[str]) -> None:
     path, requests = listener
     release = configuration.Configuration(
         configuration.PRODUCTION, allowed_hosts=tuple(domains), scheme="https",
@@ -549,7 +549,7 @@ def test_host_and_image_ask_alike(listener: tuple[Path, list[bytes]], domains: l
 
 
 def seal(directory: Path, name: str, **changes: Any) -> None:
-    """Lay a backup's manifest and seal down."""
+    """Write the manifest and the seal of a backup."""
     moment = f"{name[:4]}-{name[4:6]}-{name[6:8]}T{name[9:11]}:{name[11:13]}:{name[13:15]}Z"
     fields: dict[str, Any] = {"id": name, "time": moment, "format": catalogue.FORMAT}
     for field, kind in manifest.FIELDS.items():
@@ -568,7 +568,7 @@ OLD, NEW, NEWEST = "20261122T120000Z-r1", "20261123T120000Z-r9", "20261123T12000
 
 @pytest.fixture
 def three(tmp_path: Path) -> Path:
-    """A directory with three backups, and with a file that is none."""
+    """A directory with three backups and a foreign file."""
     for name in (OLD, NEW, NEWEST):
         seal(tmp_path, name)
     (tmp_path / "notes.json.sha256").write_text("mine")
@@ -590,7 +590,7 @@ def test_host_and_image_list_the_same_backups(three: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"format": 1}, {"id": OLD}, {"format": None}])
-def test_all_judge_a_backup_alike(three: Path, change: dict[str, Any]) -> None:
+def test_all_judge_a_backup_the_same_way(three: Path, change: dict[str, Any]) -> None:
     seal(three, NEWEST, **change)
     usable, wrong = store.look(three)
     assert ([one.id for one in usable], list(wrong)) == ([OLD, NEW], [NEWEST])
