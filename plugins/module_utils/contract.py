@@ -1,8 +1,8 @@
 """Values that the modules and a host's command ``hostwright`` share: paths, users, labels, container options.
 
-Both use this file; the command has it in its package through a symbolic link. So it uses the standard library only, and
-runs under the Python of every host. The image's runtime has its own copy of some values, because an image may be older
-than the modules; ``tests/unit/test_contract.py`` compares them.
+Both use this file, which is installed with the command (host/command.py), so it uses the standard library only. The
+image's runtime has its own copy of some values, because an image may be older than the modules;
+``tests/unit/test_contract.py`` compares them.
 """
 
 from __future__ import annotations
