@@ -76,7 +76,7 @@ def require_intact(release: Release, good: set[str]) -> None:
         (errno.ENOSPC, "the destination is full"),
         (errno.EROFS, "the destination is read-only"),
         (errno.EACCES, "cannot write there"),
-        (errno.EIO, "the disk fails"),
+        (errno.EIO, "the disk failed"),
     ],
 )
 def test_whatever_fails_the_earlier_backups_are_intact_and_the_next_run_is_whole(
@@ -96,7 +96,7 @@ def test_whatever_fails_the_earlier_backups_are_intact_and_the_next_run_is_whole
             change(small.database)
             put(small, "new.txt", str(at).encode())
             try:
-                # A link that is refused is a file that is stored anew: no failure.
+                # A refused hard link is no failure: the file is copied instead.
                 good.add(make(small, with_media=True)["id"])
             except BackupError as error:
                 assert message in str(error), at
@@ -237,7 +237,7 @@ def test_a_file_system_that_fills_up_at_any_point(
                 assert verify.verify(release.backups) == {"verified": [made], "wrong": []}
                 outcomes.add("made")
             except BackupError as error:
-                assert "full" in str(error) or "is there room" in str(error), size
+                assert "full" in str(error) or "Check the free space" in str(error), size
                 assert verify.verify(release.backups) == {"verified": [], "wrong": []}
                 outcomes.add("full")
             assert not [name for name in names(release) if name.startswith(".partial")]

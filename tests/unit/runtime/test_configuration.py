@@ -49,13 +49,13 @@ def test_development_needs_nothing_else_and_has_debug_on() -> None:
         ({"database": "db.sqlite3"}, '"database" must be an absolute path'),
         ({"secret_key_file": None}, '"secret_key_file" is missing'),
         ({"allowed_hosts": []}, '"allowed_hosts" is missing'),
-        ({"allowed_hosts": "example.org"}, '"allowed_hosts" must be a list of texts'),
+        ({"allowed_hosts": "example.org"}, '"allowed_hosts" must be a list of non-empty strings'),
         ({"debug": "false"}, '"debug" must be true or false'),
         ({"scheme": "ftp"}, '"scheme" must be one of http, https'),
-        ({"server": {"processes": "2"}}, '"server.processes" must be a whole number, at least 1'),
-        ({"server": {"workers": "2"}}, '"server.workers" must be a whole number, at least 1'),
-        ({"server": {"threads": True}}, '"server.threads" must be a whole number'),
-        ({"server": {"backlog": 1}}, '"server.backlog" must be a whole number, at least 128'),
+        ({"server": {"processes": "2"}}, '"server.processes" must be an integer of at least 1'),
+        ({"server": {"workers": "2"}}, '"server.workers" must be an integer of at least 1'),
+        ({"server": {"threads": True}}, '"server.threads" must be an integer of at least'),
+        ({"server": {"backlog": 1}}, '"server.backlog" must be an integer of at least 128'),
         ({"server": []}, None),
         ({"server": [1]}, '"server" must be an object'),
         ({"sqlite": {"synchronous": "FAST"}}, '"sqlite.synchronous" must be one of OFF, NORMAL'),
@@ -81,7 +81,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"missing\.json: cannot read .*No such file"):
         configuration.read(tmp_path / "missing.json")
     (tmp_path / "half.json").write_text('{"environment":', encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=r"half\.json: is not JSON"):
+    with pytest.raises(ConfigurationError, match=r"half\.json: invalid JSON"):
         configuration.read(tmp_path / "half.json")
 
 

@@ -59,14 +59,14 @@ def test_each_file_is_stored_once(release: Release) -> None:
 
 def test_nothing_written_after_a_backup_s_moment_is_in_it(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     put(release, "a.txt", b"a")
-    look, ends = media.Tree.look, []
+    look, ends = media.Tree.list_files, []
 
     def slow(of: media.Tree) -> None:
         look(of)
         time.sleep(1.1)
         ends.append(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
-    monkeypatch.setattr(media.Tree, "look", slow)
+    monkeypatch.setattr(media.Tree, "list_files", slow)
     assert make(release, with_media=True)["time"] >= ends[0]
 
 
@@ -197,7 +197,7 @@ def test_what_cannot_be_read_back_is_no_backup(release: Release, monkeypatch: py
         damage(path / "a.txt")
 
     monkeypatch.setattr(media, "flush_all", forgetful)
-    with pytest.raises(BackupError, match="what was read back is not what was written"):
+    with pytest.raises(BackupError, match="the copy read back differs from what was written"):
         make(release, with_media=True)
 
 
@@ -219,7 +219,7 @@ base = peak()
 made = Path({str(release.root)!r}) / "made"
 made.mkdir()
 tree = media.Tree(Path({str(root)!r}), made)
-tree.look()
+tree.list_files()
 found = tree.copy(Backup(made, "20200101T000000Z-r1"), made, None)
 assert found["files"] == 20000
 print((peak() - base) // 1024)

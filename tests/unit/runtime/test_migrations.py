@@ -65,7 +65,7 @@ def test_what_cannot_be_moved_into_the_database_file_is_told(release: Release) -
     reader = sqlite3.connect(release.database, isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM notes_note").fetchone()
-    with pytest.raises(HostwrightError, match="somebody else reads it"):
+    with pytest.raises(HostwrightError, match="another process reads it"):
         release.migrate()
     reader.close()
 

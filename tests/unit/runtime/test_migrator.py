@@ -274,7 +274,7 @@ def test_migrations_are_taken_back_in_rehearsal_and_in_earnest(
     assert contents(old.parent).keys() >= before.keys()
     everything = ["notes.0002_two", "notes.0002_for_ever"]
     failed = migrator.ask("migrate", database=new, backwards=everything)
-    assert "The migrations of notes cannot be taken back: IrreversibleError" in failed["error"]
+    assert "The migrations of notes cannot be reversed: IrreversibleError" in failed["error"]
     assert '"backwards" must be a list' in migrator.ask("migrate", database=new, backwards="notes.0002_two")["error"]
 
 
@@ -317,7 +317,7 @@ def test_the_guard_keeps_writers_out_and_lets_readers_in(old: Path, new: Path, s
         write(old)
     assert notes(old) == ["written before"]
     again = migrator.ask("guard", source=old, wait=1)
-    assert "is guarded already" in again["error"]
+    assert "is already guarded" in again["error"]
     migrator.tell("copy", source=old, destination=new)
     assert notes(new) == ["written before"]
     assert oct(new.stat().st_mode & 0o777) == "0o600"
@@ -336,9 +336,10 @@ def test_a_writer_that_does_not_end_keeps_the_guard_away(old: Path, start: Start
         begin = time.monotonic()
         refused = migrator.ask("guard", source=old, wait=0.5)
         assert 0.4 < time.monotonic() - begin < 2
-        assert refused["error"] == f"{old}: a writer keeps the write lock; the guard has waited 0.5 s for it."
+        problem = "another process has kept the write lock for 0.5 s. End it, or try again later."
+        assert refused["error"] == f"{old}: {problem}"
         assert migrator.children() == []
-        assert "no guard is held" in migrator.ask("check")["error"]
+        assert "the guard is not active" in migrator.ask("check")["error"]
         writer.execute("ROLLBACK")
     assert migrator.tell("guard", source=old, wait=0)["seconds"] < 0.5
 
@@ -363,7 +364,7 @@ def test_a_commit_despite_the_guard_is_found(old: Path, start: Start) -> None:
     # A writer that knows no locks, as one on another kernel would be.
     with contextlib.closing(sqlite3.connect(f"file:{old}?vfs=unix-none", uri=True)) as writer, writer:
         writer.execute("INSERT INTO notes_note (text) VALUES ('unlocked')")
-    assert "has changed" in migrator.ask("check")["error"]
+    assert "was changed" in migrator.ask("check")["error"]
 
 
 def test_a_replaced_database_is_found(old: Path, new: Path, start: Start) -> None:
@@ -371,20 +372,20 @@ def test_a_replaced_database_is_found(old: Path, new: Path, start: Start) -> Non
     migrator.tell("guard", source=old, wait=1)
     kept = old.with_name("kept")
     old.rename(kept)
-    assert "has changed, or been replaced" in migrator.ask("check")["error"]
-    assert "has changed, or been replaced" in migrator.ask("copy", source=old, destination=new)["error"]
+    assert "was changed or replaced" in migrator.ask("check")["error"]
+    assert "was changed or replaced" in migrator.ask("copy", source=old, destination=new)["error"]
     kept.rename(old)
     assert migrator.tell("check") == {"held": True}
 
 
 def test_a_copy_needs_the_guard(old: Path, new: Path, start: Start) -> None:
     migrator = start()
-    assert migrator.ask("copy", source=old, destination=new)["error"] == "copy: no guard is held."
+    assert migrator.ask("copy", source=old, destination=new)["error"] == "copy: the guard is not active."
     migrator.tell("guard", source=old, wait=1)
     os.kill(migrator.children()[0], signal.SIGKILL)
     lost = migrator.ask("check")["error"]
     assert "the guard is lost: the process was ended by SIGKILL (it may have run out of memory)" in lost
-    assert migrator.ask("copy", source=old, destination=new)["error"] == "copy: no guard is held."
+    assert migrator.ask("copy", source=old, destination=new)["error"] == "copy: the guard is not active."
     assert not new.exists()
     migrator.tell("guard", source=old, wait=1)
     new.write_text("in the way", encoding="utf-8")
@@ -429,7 +430,7 @@ def test_a_migration_that_hangs_is_killed_at_its_limit(release: Release, old: Pa
     begin = time.monotonic()
     answer = migrator.ask("rehearse", source=old, scratch=scratch, limit=1.5)
     assert 1.4 < time.monotonic() - begin < 4
-    expected = "The migration failed at notes.0003_three: it did not end within 1.5 s, and was killed"
+    expected = "The migration failed at notes.0003_three: it did not end within 1.5 s and was killed"
     assert answer["error"] == expected
     assert "Applying notes.0003_three..." in answer["log"]
     assert not scratch.exists()
@@ -548,22 +549,22 @@ def test_with_the_overlay_off_the_given_database_is_migrated(release: Release, n
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("nonsense", "not a word of the migrator (rehearse, rows, guard,"),
-        ("[1]", "not a word"),
+        ("nonsense", "not a command of the migrator (rehearse, rows, guard,"),
+        ("[1]", "not a command"),
         (
             '{"do": "dance"}',
-            'not a word of the migrator (rehearse, rows, guard, copy, migrate, check, release): {"do": "dance"}',
+            'not a command of the migrator (rehearse, rows, guard, copy, migrate, check, release): {"do": "dance"}',
         ),
-        ('{"do": ["guard"]}', "not a word"),
+        ('{"do": ["guard"]}', "not a command"),
         ('{"do": "migrate"}', '"database" must be an absolute path, not None'),
         ('{"do": "migrate", "database": "here"}', "must be an absolute path, not 'here'"),
         (
             '{"do": "guard", "source": "/nowhere/db.sqlite3", "wait": 1}',
-            "/nowhere/db.sqlite3: there is no such database",
+            "/nowhere/db.sqlite3: the database does not exist",
         ),
         ('{"do": "guard", "source": "/x", "wait": "long"}', "\"wait\" must be a number of seconds, not 'long'"),
         ('{"do": "rehearse", "source": "/nowhere", "scratch": "/"}', "File exists"),
-        ('{"do": "check"}', "no guard is held"),
+        ('{"do": "check"}', "the guard is not active"),
     ],
 )
 def test_wrong_words_are_answered(shared: Migrator, line: str, expected: str) -> None:

@@ -327,7 +327,7 @@ def test_an_archive_of_a_backup_can_be_taken_in(release: Release, ledger: Path, 
     data = archive.read_bytes()
     for broken in (data[: len(data) // 2], data[:-1]):
         (release.root / "cut.zst").write_bytes(broken)
-        with pytest.raises(BackupError, match=r"is cut short|does not unpack"):
+        with pytest.raises(BackupError, match=r"is truncated|does not unpack"):
             restore.take_in(release.root / "cut.zst", target)
     damage(archive)
     with pytest.raises(BackupError, match=r"does not unpack|is damaged|is no SQLite database"):

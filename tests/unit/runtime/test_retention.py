@@ -157,5 +157,6 @@ def test_the_newest_stays_where_nothing_is_wanted() -> None:
 def test_what_is_said_on_the_command_line() -> None:
     assert Keep.parse('{"last": 3, "monthly": 2}') == Keep(3, 0, 0, 0, 2)
     assert Keep.parse('{"last":24,"hourly":48,"daily":14,"weekly":8,"monthly":12}') == Keep()
-    with pytest.raises(ConfigurationError, match="'yearly' is none of last, hourly, daily, weekly, monthly"):
+    known = "last, hourly, daily, weekly, monthly"
+    with pytest.raises(ConfigurationError, match=f"unknown key 'yearly'. Known keys: {known}"):
         Keep.parse('{"yearly": 1}')

@@ -48,7 +48,7 @@ MANAGE = """
         sys.exit(7)
     time.sleep(30)
 """
-RESTS = "hostwright: release 1 rests while another one is committed.\n"
+RESTS = "hostwright: release 1 rests while another release is committed.\n"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The archive of a database: one zstd frame that ``zstd -d`` turns into a database any SQLite opens."""
+"""The archive of a database: one zstd frame. ``zstd -d`` unpacks it to a database that any SQLite can open."""
 
 import hashlib
 import os
@@ -13,20 +13,20 @@ from hostwright.errors import BackupError
 
 LEVEL = 3
 _STEP = 1 << 18
-# Zeros unpack to 32768 times as much.
+# Small, since zeros unpack to 32768 times the size.
 _SMALL_STEP = 512
 
 
 def compress(source: Path, archive: Path, level: int = LEVEL) -> tuple[File, File]:
-    """Compress a file at constant memory, and flush the archive.
+    """Compress a file in constant memory, and flush the archive.
 
     Args:
         source: the file.
-        archive: must not exist.
-        level: of zstd, 1 to 19; memory grows with it.
+        archive: path of the archive; must not exist.
+        level: compression level of zstd, 1 to 19; memory grows with it.
 
     Returns:
-        The source as it was read, and the archive as it was written.
+        Size and hash of the source as read, and of the archive as written.
     """
     digest = hashlib.sha256()
     size = 0
@@ -45,28 +45,28 @@ def reread(archive: Path, plain: File, packed: File) -> None:
     """Read an archive from the disk and unpack it in memory.
 
     Args:
-        archive: as flushed.
-        plain: what it must unpack to.
-        packed: what it must be itself.
+        archive: path of the archive.
+        plain: expected size and hash of the unpacked database.
+        packed: expected size and hash of the archive.
 
     Raises:
-        BackupError: it is something else, or does not unpack.
+        BackupError: the archive differs, or does not unpack.
     """
     _unpack(archive, plain, packed, lambda _: None)
 
 
 def unpack(archive: Path, plain: File, packed: File, target: Path) -> None:
-    """Unpack an archive into a new file at constant memory, and flush it.
+    """Unpack an archive into a new file in constant memory, and flush it.
 
     Raises:
-        BackupError: as of ``reread``; the target is not to be used.
+        BackupError: as in ``reread``; the target must not be used.
     """
     with Output(target) as output:
         _unpack(archive, plain, packed, output.write)
 
 
 class _Hashed:
-    """A file that is hashed as it is read."""
+    """A file that is hashed while it is read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -92,11 +92,11 @@ def _unpack(archive: Path, plain: File, packed: File, write: Callable[[bytes], o
     except FileNotFoundError as error:
         raise BackupError(f"{archive}: the archive is missing.") from error
     with file:
-        # Out of the page cache, so that it is the disk that is read.
+        # Drop the page cache, so that the disk is read.
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         hashed = _Hashed(file)
         try:
-            # It bounds what is unpacked at a time: a small piece of the archive may be very much of the database.
+            # stream_reader bounds the unpacked size: a small part of an archive may unpack to a very large one.
             reader = zstandard.ZstdDecompressor().stream_reader(cast("BinaryIO", hashed), closefd=False)
             while size <= plain.bytes and (block := reader.read(_STEP)):
                 digest.update(block)
@@ -105,21 +105,21 @@ def _unpack(archive: Path, plain: File, packed: File, write: Callable[[bytes], o
         except zstandard.ZstdError as error:
             raise BackupError(f"{archive}: the archive is damaged: it does not unpack ({error}).") from error
         while hashed.read(_STEP):
-            pass  # what lies behind the frame is to be hashed too
+            pass  # bytes after the frame are part of the hash
     if File(size, digest.hexdigest()) != plain:
         raise BackupError(
-            f"{archive}: the archive is damaged: it does not hold what was written to it "
+            f"{archive}: the archive is damaged: its content differs from the recorded hash "
             f"({size} of {plain.bytes} bytes unpacked)."
         )
     if hashed.file != packed:
-        raise BackupError(f"{archive}: the archive is not the one that was written ({hashed.file.bytes} bytes).")
+        raise BackupError(f"{archive}: the archive differs from the recorded hash ({hashed.file.bytes} bytes).")
 
 
 def unpack_unknown(archive: Path, target: Path) -> None:
-    """Unpack an archive of which no manifest is known; its own checksum is all there is.
+    """Unpack an archive without a manifest; only its own checksum is verified.
 
     Raises:
-        BackupError: it does not unpack, or ends too early.
+        BackupError: the archive does not unpack, or is truncated.
     """
     with archive.open("rb") as file, Output(target) as output:
         unpacker = zstandard.ZstdDecompressor().decompressobj()
@@ -127,6 +127,6 @@ def unpack_unknown(archive: Path, target: Path) -> None:
             while not unpacker.eof and (block := file.read(_SMALL_STEP)):
                 output.write(unpacker.decompress(block))
         except zstandard.ZstdError as error:
-            raise BackupError(f"{archive}: is damaged: it does not unpack ({error}).") from error
+            raise BackupError(f"{archive}: the archive is damaged: it does not unpack ({error}).") from error
         if not unpacker.eof:
-            raise BackupError(f"{archive}: is cut short: it ends in the middle.")
+            raise BackupError(f"{archive}: the archive is truncated.")

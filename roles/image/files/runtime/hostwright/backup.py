@@ -1,4 +1,4 @@
-"""Back a site up: copy, verify, compress, verify again, record (DESIGN §9)."""
+"""Back up a site: copy, verify, compress, verify again, record."""
 
 import contextlib
 import fcntl
@@ -25,13 +25,13 @@ from hostwright.errors import BackupError, BusyError, ConfigurationError, Databa
 from hostwright.retention import Keep
 
 _SPARE = 1 << 20
-# While the source is read its WAL cannot be cut back: at 500 writes a second it grows by some 12 MB a second.
+# While the source is read its WAL cannot be truncated: at 500 writes a second it grows by about 12 MB a second.
 _READ_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the release's record says about the release that is backed up."""
+    """The fields of the release's record that a backup's manifest repeats."""
 
     site: str
     release: int
@@ -43,13 +43,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Options:
-    """How a backup is made.
+    """Options of a backup.
 
     Attributes:
-        keep: which backups stay.
-        level: of zstd.
-        media: the site's media directory; None leaves media files out.
-        record: the release's ``release.json``; by default the one beside the release's socket.
+        keep: how many backups to keep.
+        level: compression level of zstd.
+        media: the site's media directory; None omits the media files.
+        record: the release's ``release.json``; None means the one beside the release's socket.
     """
 
     keep: Keep = field(default_factory=Keep)
@@ -58,23 +58,23 @@ class Options:
     record: Path | None = None
 
 
-class _Abandoned(Exception):  # noqa: N818 (no error: nothing was wrong)
-    """The source is not read any further."""
+class _TimeUp(Exception):  # noqa: N818 (not an error)
+    """The source has been read for long enough."""
 
 
 def backup(output: Path, options: Options) -> dict[str, Any]:
-    """Make one verified backup of the configured site, then remove those that need not be kept.
+    """Make one verified backup of the configured site, then remove backups that need not be kept.
 
     Args:
-        output: the directory of the site's backups; it must exist.
-        options: how.
+        output: directory of the site's backups; it must exist.
+        options: see ``Options``.
 
     Returns:
         The new backup's manifest.
 
     Raises:
-        BusyError: another backup of this site runs.
-        BackupError: the destination is missing, full or read-only, or the copy is not right.
+        BusyError: another backup of this site is running.
+        BackupError: the destination is missing, full or read-only, or the copy is wrong.
         DatabaseError: the database cannot be read.
     """
     release = configuration.require()
@@ -90,19 +90,18 @@ def backup(output: Path, options: Options) -> dict[str, Any]:
             raise BackupError(disk.explain(error, output)) from error
         except sqlite3.Error as error:
             raise BackupError(
-                f"The copy of {database} to {output} failed: {error}: is there room, and is the disk well?"
+                f"Copying {database} to {output} failed: {error}. Check the free space and the disk."
             ) from error
         try:
             retain(output, options.keep, manifest["id"])
         except OSError as error:
-            raise BackupError(
-                f"{disk.explain(error, output)} The backup {manifest['id']} was made; old ones could not be removed."
-            ) from error
+            done = f"The backup {manifest['id']} is complete; old backups could not be removed."
+            raise BackupError(f"{disk.explain(error, output)} {done}") from error
     return manifest
 
 
 def read_record(path: Path) -> Record:
-    """Read what the backup needs from a release's record."""
+    """Read a release's record; raise ConfigurationError if it is unreadable or invalid."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return Record(
@@ -116,7 +115,7 @@ def read_record(path: Path) -> Record:
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot read the release's record: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigurationError(f"{path}: is not a release's record ({type(error).__name__}: {error}).") from error
+        raise ConfigurationError(f"{path}: not a release's record ({type(error).__name__}: {error}).") from error
 
 
 def _make(database: Path, output: Path, record: Record, record_path: Path, options: Options) -> dict[str, Any]:
@@ -128,8 +127,8 @@ def _make(database: Path, output: Path, record: Record, record_path: Path, optio
         tree = None
         if options.media is not None:
             tree = stack.enter_context(contextlib.closing(media.Tree(options.media, made)))
-            tree.look()
-        # Not before the look, which may take long: nothing written after a backup's moment is to be in it.
+            tree.list_files()
+        # After the listing, which may take long: the backup contains nothing that was written after its moment.
         taken = _free_moment(output, record.release)
         new = Backup(output, catalogue.identity(taken, record.release))
         copy = made / "db.sqlite3"
@@ -142,7 +141,7 @@ def _make(database: Path, output: Path, record: Record, record_path: Path, optio
         with _timed(seconds, "media"):
             files = tree.copy(new, made, previous) if tree else None
         packed = rebuild.pack(
-            made / new.config.name, Path(os.environ["HOSTWRIGHT_CONFIG"]).parents[1], record_path, record.release
+            made / new.config.name, configuration.require_path().parents[1], record_path, record.release
         )
         seconds["total"] = round(time.monotonic() - start, 3)
         manifest = {
@@ -171,7 +170,7 @@ def _make(database: Path, output: Path, record: Record, record_path: Path, optio
         if files and files["mended_total"]:
             warn(
                 f"{files['mended_total']} media file(s) of earlier backups are damaged on the disk, first "
-                f"{files['mended'][0]!r}: stored anew. Check the disk, and the earlier backups: hostwright verify."
+                f"{files['mended'][0]!r}. This backup has new copies. Check the disk, and run hostwright verify."
             )
         catalogue.publish(new, manifest, made)
     return manifest
@@ -179,11 +178,11 @@ def _make(database: Path, output: Path, record: Record, record_path: Path, optio
 
 @dataclass(frozen=True)
 class Source:
-    """What was read of the database within the transaction in which it was copied.
+    """Content of the database, read in the same transaction as the copy.
 
     Attributes:
-        rows: by table.
-        logical_sha256: None where somebody wrote to a database so large that its WAL would have grown too much.
+        rows: row count by table.
+        logical_sha256: hash of the content; None if reading took too long while other processes wrote (the WAL grows).
     """
 
     rows: dict[str, int]
@@ -191,31 +190,31 @@ class Source:
 
 
 def _copy(database: Path, copy: Path, output: Path) -> Source:
-    with contextlib.closing(_Calm(database)) as calm, snapshot.reading(database) as source:
+    with contextlib.closing(_ReadLimit(database)) as limit, snapshot.reading(database) as source:
         _require_space(source, output)
-        # Not flushed: it is read once, and what stays of it is the archive, which is.
+        # Not flushed: the copy is temporary. The archive made of it is flushed.
         snapshot.copy(source, copy, portable=True)
         rows = content.rows(source)
         try:
-            return Source(rows, content.logical_hash(source, calm.require))
-        except _Abandoned:
+            return Source(rows, content.logical_hash(source, limit.check))
+        except _TimeUp:
             return Source(rows, None)
 
 
-class _Calm:
-    """Tells how long a database may be read: as long as nobody writes to it, and some seconds anyway."""
+class _ReadLimit:
+    """Ends a long read of a database after some seconds, if other processes write to it."""
 
     def __init__(self, database: Path) -> None:
         self._until = time.monotonic() + _READ_SECONDS
         if not database.is_file():
-            raise DatabaseError(f"{database}: there is no such database.")
-        # Opened by SQLite, as the reading connection is: any other descriptor, closed, would drop its locks.
+            raise DatabaseError(f"{database}: the database does not exist.")
+        # Opened by SQLite: closing any other descriptor of the file would drop the locks of the reading connection.
         self._watcher = sqlite3.connect(f"file:{quote(str(database))}?mode=rw", uri=True, isolation_level=None)
         self._version = self._state()
 
-    def require(self) -> None:
+    def check(self) -> None:
         if time.monotonic() > self._until and self._state() != self._version:
-            raise _Abandoned
+            raise _TimeUp
 
     def close(self) -> None:
         self._watcher.close()
@@ -228,33 +227,33 @@ class _Calm:
 
 
 def check_copy(copy: Path, source: Source) -> Content:
-    """Check a copy: it is whole, and holds what the source did.
+    """Check that a copy is intact and has the content of its source.
 
     Args:
-        copy: not in WAL mode.
-        source: of the same moment.
+        copy: a database that is not in WAL mode.
+        source: content of the source at the moment of the copy.
 
     Raises:
-        BackupError: the copy is not right.
+        BackupError: the copy is damaged or differs.
     """
     try:
         found = content.examine(copy)
     except BackupError as error:
-        raise BackupError(f"The database is damaged, and so would be its backup: {error}") from error
+        raise BackupError(f"The database is damaged, so no backup was made: {error}") from error
     require_same_rows(found.rows, source.rows, "The copy differs from the database")
     if source.logical_sha256 not in (None, found.logical_sha256):
         raise BackupError(
-            "The copy differs from the database: as many rows, but their content is not the same. "
-            "Look at the host's memory and disk, then back up again."
+            "The copy differs from the database: the row counts are equal, the content is not. "
+            "Check the host's memory and disk, then back up again."
         )
     return found
 
 
 def require_same_rows(found: dict[str, int], expected: dict[str, int], what: str) -> None:
-    """Compare the rows of all tables.
+    """Compare the row counts of all tables.
 
     Raises:
-        BackupError: begins with ``what``, and names the first table that differs.
+        BackupError: they differ; the message begins with ``what`` and names the first table.
     """
     wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     if wrong:
@@ -279,7 +278,7 @@ def _store(
     level: int,
     seconds: dict[str, float],
 ) -> _Stored:
-    """Compress a copy; of a database that is as it was at the previous backup, link that one's archive."""
+    """Compress a copy, or link the previous backup's archive if the database has not changed since."""
     if previous is not None and previous[1]["database"]["logical_sha256"] == found.logical_sha256:
         with _timed(seconds, "reread"):
             linked = _link(*previous, target)
@@ -294,22 +293,22 @@ def _store(
 
 
 def _link(backup: Backup, manifest: dict[str, Any], target: Path) -> _Stored | None:
-    """Link a backup's archive after reading all of it: a link shares damage, and the loss of one block both."""
+    """Link a backup's archive after reading it completely: damage to a linked file affects both backups."""
     plain, packed = catalogue.file_of(manifest["database"]), catalogue.file_of(manifest["archive"])
     try:
         archive.reread(backup.archive, plain, packed)
         os.link(backup.archive, target)
     except BackupError as error:
-        warn(f"{error} The database is stored anew. Check the disk, and the earlier backups: hostwright verify.")
+        warn(f"{error} This backup has a new archive. Check the disk, and run hostwright verify.")
         return None
     except OSError:
-        # Too many links, or a file system without any.
+        # Too many links, or a file system without hard links.
         return None
     return _Stored(plain, packed, manifest["unchanged_since"] or backup.id)
 
 
 def _free_moment(output: Path, release: int) -> datetime:
-    """Return this moment in whole seconds, or the next one whose id is free."""
+    """Return the current time in whole seconds; wait for the next second while its id is taken."""
     while True:
         moment = datetime.now(UTC).replace(microsecond=0)
         new = Backup(output, catalogue.identity(moment, release))
@@ -320,28 +319,28 @@ def _free_moment(output: Path, release: int) -> datetime:
 
 def _require_space(source: sqlite3.Connection, output: Path) -> None:
     size = source.execute("PRAGMA page_count").fetchone()[0] * source.execute("PRAGMA page_size").fetchone()[0]
-    # The copy and, at worst, an archive that did not get smaller.
+    # The copy and, in the worst case, an archive of the same size.
     needed = 2 * size + _SPARE
     free = shutil.disk_usage(output).free
     if free < needed:
         raise BackupError(
             f"{output}: not enough space for a backup: {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free. "
-            "Make room there, or keep fewer backups (backup_keep)."
+            "Free some space, or keep fewer backups (backup_keep)."
         )
 
 
 def retain(output: Path, keep: Keep, newest: str) -> list[str]:
-    """Remove the backups that need not stay; one that is being read goes another time.
+    """Remove backups that need not be kept. A backup that is being read is removed by a later run.
 
-    Damaged ones, whose seal does not fit, are nobody's successor and stay until somebody has looked.
+    Damaged backups, whose seal does not match, are neither counted nor removed: somebody has to inspect them.
 
     Args:
-        output: the directory of the backups.
-        keep: how many stay.
-        newest: the backup just made; it stays, even if the clock went back and others look newer.
+        output: directory of the backups.
+        keep: how many to keep.
+        newest: id of the backup just made. It is kept even if the clock went back and others look newer.
 
     Returns:
-        The ids that went.
+        The ids of the removed backups.
     """
     found = {backup.id: backup for backup, _ in catalogue.listed(output)}
     moments = {name: backup.moment for name, backup in found.items()}
@@ -351,7 +350,7 @@ def retain(output: Path, keep: Keep, newest: str) -> list[str]:
 
 @contextlib.contextmanager
 def _locked(output: Path) -> Iterator[None]:
-    """Let one backup at a time write into a directory."""
+    """Lock the directory, so that one backup at a time writes into it."""
     try:
         descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
@@ -360,14 +359,14 @@ def _locked(output: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise BusyError(f"{output}: another backup is being written.") from error
+        raise BusyError(f"{output}: another backup is running.") from error
     finally:
         os.close(descriptor)
 
 
 @contextlib.contextmanager
 def _pinned(generation: Path) -> Iterator[None]:
-    """Keep housekeeping from removing a generation: it needs the exclusive lock of its directory."""
+    """Take the shared lock of a generation: housekeeping needs the exclusive one to remove it."""
     try:
         descriptor = os.open(generation, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
@@ -382,7 +381,7 @@ def _pinned(generation: Path) -> Iterator[None]:
 
 
 def warn(text: str) -> None:
-    """Tell what somebody should look at, though all is done."""
+    """Print a warning: the operation succeeded, but something needs attention."""
     print(f"hostwright: {text}", file=sys.stderr, flush=True)
 
 

@@ -1,7 +1,8 @@
-"""The backups of a directory: their names, manifests and seals; which are listed, and what is swept away.
+"""The backups of a directory: names, manifests and seals; list, publish, remove and clean up.
 
-A backup's files lie flat in the directory, each named by the backup's id. The manifest holds the hashes of all others,
-the seal (written last, removed first) that of the manifest: without a seal there is no backup.
+All files of a backup are directly in the directory, and their names begin with the backup's id. The manifest contains
+the hashes of the other files. The seal contains the hash of the manifest; it is written last and removed first, so
+files without a seal are not a backup.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ _MOMENT = "%Y%m%dT%H%M%SZ"
 
 @dataclass(frozen=True)
 class Backup:
-    """The files of one backup, whether they are there or not."""
+    """The paths of one backup's files, whether they exist or not."""
 
     directory: Path
     id: str
@@ -53,12 +54,12 @@ class Backup:
 
     @property
     def config(self) -> Path:
-        """What a rebuild needs beside database and media."""
+        """Secrets, configuration and record, for a rebuild."""
         return self.directory / f"{self.id}.config.tar"
 
     @property
     def manifest(self) -> Path:
-        """What the backup is."""
+        """The description of the backup, with all hashes."""
         return self.directory / f"{self.id}.json"
 
     @property
@@ -73,26 +74,26 @@ class Backup:
 
     @property
     def moment(self) -> datetime:
-        """When the backup was begun, UTC."""
+        """Start of the backup, UTC."""
         return datetime.strptime(self.id.partition("-")[0], _MOMENT).replace(tzinfo=UTC)
 
     @property
     def order(self) -> tuple[datetime, int]:
-        """Sorts the oldest first."""
+        """Sort key: the oldest first."""
         return self.moment, int(self.id.partition("-r")[2])
 
     def sealed_as(self, manifest: bytes) -> bytes:
-        """Return the seal of a manifest."""
+        """Return the content of the seal for a manifest."""
         return f"{hashlib.sha256(manifest).hexdigest()}  {self.manifest.name}\n".encode()
 
 
 def identity(moment: datetime, release: int) -> str:
-    """Return the id of a backup that is begun at a moment (UTC, whole seconds)."""
+    """Return the id of a backup that starts at a moment (UTC, whole seconds)."""
     return f"{moment.strftime(_MOMENT)}-r{release}"
 
 
 def is_id(text: str) -> bool:
-    """Tell whether a text has the form of a backup's id."""
+    """Return whether a text has the form of a backup's id."""
     return bool(_ID.fullmatch(text)) and _is_moment(text)
 
 
@@ -105,7 +106,7 @@ def _is_moment(text: str) -> bool:
 
 
 def sealed(directory: Path) -> list[Backup]:
-    """List the backups of a directory, oldest first: those with a seal, right or not."""
+    """List the backups of a directory that have a seal, valid or not, oldest first."""
     found = [
         Backup(directory, name.removesuffix(_SEAL))
         for name in os.listdir(directory)  # noqa: PTH208 (names are all that is needed)
@@ -115,7 +116,7 @@ def sealed(directory: Path) -> list[Backup]:
 
 
 def listed(directory: Path) -> list[tuple[Backup, dict[str, Any]]]:
-    """List the backups whose seal fits their manifest, with the manifests, oldest first."""
+    """List the backups with a valid seal, and their manifests, oldest first."""
     found = []
     for backup in sealed(directory):
         with contextlib.suppress(BackupError):
@@ -124,7 +125,7 @@ def listed(directory: Path) -> list[tuple[Backup, dict[str, Any]]]:
 
 
 def newest(directory: Path) -> tuple[Backup, dict[str, Any]] | None:
-    """Return the newest backup whose seal fits its manifest, or None."""
+    """Return the newest backup with a valid seal, and its manifest; None if there is none."""
     for backup in reversed(sealed(directory)):
         with contextlib.suppress(BackupError):
             return backup, read(backup)
@@ -132,10 +133,10 @@ def newest(directory: Path) -> tuple[Backup, dict[str, Any]] | None:
 
 
 def read(backup: Backup) -> dict[str, Any]:
-    """Read a manifest.
+    """Read a backup's manifest.
 
     Raises:
-        BackupError: it or the seal is missing or damaged, or it is another backup's.
+        BackupError: manifest or seal are missing or damaged, or belong to another backup.
     """
     try:
         seal = backup.seal.read_bytes()
@@ -145,33 +146,33 @@ def read(backup: Backup) -> dict[str, Any]:
     except OSError as error:
         raise BackupError(f"{error.filename}: cannot be read: {error.strerror}.") from error
     if seal != backup.sealed_as(text):
-        raise BackupError(f"{backup.seal}: manifest and seal do not fit: one of them is damaged, or another backup's.")
+        raise BackupError(f"{backup.seal}: does not match the manifest; one of them is damaged or of another backup.")
     try:
         manifest = json.loads(text)
         if manifest["format"] != FORMAT:
             raise BackupError(
-                f"{backup.manifest}: has format {manifest['format']!r}; this runtime knows format {FORMAT}: "
-                "use the image that the manifest names."
+                f"{backup.manifest}: has format {manifest['format']!r}; this runtime knows format {FORMAT}. "
+                "Use the image that the manifest names."
             )
         if manifest["id"] != backup.id:
-            raise BackupError(f"{backup.manifest}: is the manifest of {manifest['id']}.")
+            raise BackupError(f"{backup.manifest}: is the manifest of another backup, {manifest['id']}.")
     except (ValueError, KeyError, TypeError) as error:
-        raise BackupError(f"{backup.manifest}: is no manifest ({type(error).__name__}: {error}).") from error
+        raise BackupError(f"{backup.manifest}: is not a manifest ({type(error).__name__}: {error}).") from error
     return dict(manifest)
 
 
 def file_of(entry: dict[str, Any]) -> File:
-    """Return size and hash that an entry of a manifest holds."""
+    """Return size and hash from an entry of a manifest."""
     return File(entry["bytes"], entry["sha256"])
 
 
 def publish(backup: Backup, manifest: dict[str, Any], made: Path) -> None:
-    """Give a finished backup its names: content, then the manifest, then the seal, each on disk before the next.
+    """Move a finished backup to its final names: content, manifest, seal; each is flushed before the next.
 
     Args:
-        backup: none of its files exists.
-        manifest: complete.
-        made: holds what was made, flushed, under the names that it gets.
+        backup: none of its files exists yet.
+        manifest: the complete manifest.
+        made: directory with the flushed content, under its final names.
     """
     for path in backup.files:
         if (made / path.name).exists():
@@ -183,10 +184,10 @@ def publish(backup: Backup, manifest: dict[str, Any], made: Path) -> None:
 
 
 def remove(backup: Backup) -> bool:
-    """Remove a backup, seal first, unless somebody reads it now.
+    """Remove a backup, seal first, unless another process is reading it.
 
     Returns:
-        Whether it went.
+        Whether it was removed.
     """
     try:
         descriptor = os.open(backup.seal, os.O_RDONLY)
@@ -207,21 +208,21 @@ def remove(backup: Backup) -> bool:
 
 @contextlib.contextmanager
 def pinned(backup: Backup) -> Iterator[None]:
-    """Keep a backup from being removed while it is read.
+    """Keep a backup from being removed within the body.
 
     Raises:
-        BackupError: there is no such backup.
+        BackupError: the backup does not exist.
     """
     try:
         descriptor = os.open(backup.seal, os.O_RDONLY)
     except OSError as error:
         raise BackupError(
-            f"{backup.directory}: there is no backup {backup.id}: {backup.seal.name} cannot be read ({error.strerror})."
+            f"{backup.directory}: backup {backup.id} does not exist: cannot read {backup.seal.name} ({error.strerror})."
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if not backup.seal.exists():
-            raise BackupError(f"{backup.directory}: the backup {backup.id} has just been removed.")
+            raise BackupError(f"{backup.directory}: backup {backup.id} has just been removed.")
         yield
     finally:
         os.close(descriptor)
@@ -233,18 +234,18 @@ def sweep(directory: Path) -> list[str]:
     Files with other names are not touched.
 
     Returns:
-        The names that went.
+        The removed names.
     """
     names = sorted(os.listdir(directory))  # noqa: PTH208 (names are all that is needed)
     safe = {name.removesuffix(_SEAL) for name in names if name.endswith(_SEAL)}
-    gone = []
+    removed = []
     for name in names:
         backup = Backup(directory, name.partition(".")[0])
         own = is_id(backup.id) and backup.id not in safe and directory / name in backup.files
         if own or name.startswith(TEMPORARY):
             _delete(directory / name)
-            gone.append(name)
-    return gone
+            removed.append(name)
+    return removed
 
 
 def _delete(path: Path) -> None:

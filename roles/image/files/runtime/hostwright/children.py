@@ -1,7 +1,7 @@
-"""Forked children: each does one task from this process's warm state, and answers over a socket.
+"""Forked child processes: each runs one task with the modules that the parent has loaded, and answers over a socket.
 
-A task that hangs, crashes or runs out of memory takes its own process with it and nothing else. No SQLite
-connection may cross a fork (https://sqlite.org/howtocorrupt.html, 2.6): the parent has none open.
+A task that hangs, crashes or runs out of memory ends its own process only. No SQLite connection may be carried across
+a fork (https://sqlite.org/howtocorrupt.html, 2.6): the parent has none open.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ Task = Callable[[socket.socket], Answer]
 
 _LOG_LINES = 25
 _LOG_BYTES = 16384
-_CHUNK = 4096  # PIPE_BUF: a pipe that select calls writable takes as much without waiting.
+_CHUNK = 4096  # PIPE_BUF: a write of this size to a pipe that select reports as writable does not block.
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class ChildError(HostwrightError):
-    """What a child had to do was not done.
+    """A child's task failed.
 
     Attributes:
-        log: what it wrote last, at most 25 lines.
-        lost: whether it was ended by a signal or an exit, rather than said itself what went wrong.
+        log: the last lines of the child's output, at most 25.
+        lost: True if the child ended without an answer (by a signal or an exit); False if it reported the error itself.
     """
 
     def __init__(self, message: str, log: str, lost: bool) -> None:
@@ -42,18 +42,18 @@ class ChildError(HostwrightError):
 
 
 class Child:
-    """A process that is forked to do one task, and that does not outlive this one, however this one ends.
+    """A forked process that runs one task. It never outlives its parent, however the parent ends.
 
     Attributes:
-        descriptors: become readable when there is something to ``poll``.
+        descriptors: readable when ``poll`` may have something to return.
     """
 
     def __init__(self, task: Task) -> None:
         """Fork.
 
         Args:
-            task: gets the child's end of the socket, for more than one exchange; what it returns is its last answer.
-                All that it and the project's code print is the log.
+            task: receives the child's end of the socket, for tasks with more than one exchange. Its return value is
+                the last answer. All output of the task and of the project's code is the log.
         """
         self._socket, theirs = socket.socketpair()
         self._log, log = os.pipe()
@@ -70,7 +70,7 @@ class Child:
             if self._pid == 0:
                 _be_child(task, theirs, log, parent)
             with contextlib.suppress(OSError):
-                os.setpgid(self._pid, self._pid)  # Whoever of the two comes first; the child does it too.
+                os.setpgid(self._pid, self._pid)  # The child does this too: whichever is first.
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
@@ -79,20 +79,17 @@ class Child:
         os.set_blocking(self._log, False)
 
     def send(self, word: str) -> None:
-        """Send one line; a child that has ended does not get it, and ``poll`` will say so."""
+        """Send one line. If the child has ended the line is lost, and ``poll`` raises the error."""
         with contextlib.suppress(OSError):
             self._socket.send(word.encode() + b"\n")
 
     def poll(self) -> Answer | None:
-        """Look for the child's next answer, without waiting.
-
-        Returns:
-            None if there is none yet.
+        """Return the child's next answer, without waiting; None if there is none yet.
 
         Raises:
-            ChildError: the child says what went wrong, or has ended without an answer.
+            ChildError: the child has reported an error, or has ended without an answer.
         """
-        ended = self._has_ended()  # Asked first: what it sent before it ended can be read.
+        ended = self._has_ended()  # Before the read: an answer sent before the end must still be read.
         self._read_log()
         self._received += self._read(self._socket.fileno()) or b""
         line, newline, rest = self._received.partition(b"\n")
@@ -108,17 +105,17 @@ class Child:
 
     @property
     def log(self) -> str:
-        """The last lines that the child wrote."""
+        """The last lines of the child's output."""
         self._read_log()
         return "\n".join(self._tail.decode(errors="replace").splitlines()[-_LOG_LINES:])
 
     def wait(self) -> None:
-        """Wait until the child ends of itself, or by somebody's signal."""
+        """Wait until the child ends by itself or by a signal."""
         if self._status is None:
             self._status = os.waitpid(self._pid, 0)[1]
 
     def close(self) -> None:
-        """End the child at once, and what it has started and left behind."""
+        """Kill the child and all processes of its group."""
         with contextlib.suppress(OSError):
             os.killpg(self._pid, signal.SIGKILL)
         self.wait()
@@ -141,7 +138,7 @@ class Child:
         return f"the process was ended by {signal.Signals(-status).name}{killed}"
 
     def _read(self, descriptor: int) -> bytes | None:
-        """Return what is there to read; None if nothing is, or never will be again."""
+        """Return available bytes; None if there are none, or the other end is closed."""
         try:
             found = os.read(descriptor, _CHUNK)
         except BlockingIOError:
@@ -155,19 +152,19 @@ class Child:
     def _read_log(self) -> None:
         while chunk := self._read(self._log):
             self._tail = (self._tail + chunk)[-_LOG_BYTES:]
-            # Somebody who does not read what this process says must not keep it from enforcing limits.
+            # A reader of standard error that does not read must not block this process: it enforces the limits.
             with contextlib.suppress(OSError):
                 if select.select([], [2], [], 0)[1]:
                     os.write(2, chunk)
 
 
-def tell(channel: socket.socket, answer: Answer) -> None:
+def send_answer(channel: socket.socket, answer: Answer) -> None:
     """Send an answer from a child to its parent."""
     channel.sendall(json.dumps(answer).encode() + b"\n")
 
 
 def _be_child(task: Task, channel: socket.socket, log: int, parent: int) -> NoReturn:
-    """Do the task and answer; the stack below this function and Python's own end are the parent's."""
+    """Run the task, answer and exit at once: the callers below and Python's exit handlers belong to the parent."""
     try:
         answer: Answer = {"error": "the process was interrupted"}
         try:
@@ -175,12 +172,12 @@ def _be_child(task: Task, channel: socket.socket, log: int, parent: int) -> NoRe
             answer = task(channel)
         except HostwrightError as error:
             answer = {"error": str(error)}
-        except (Exception, SystemExit) as error:  # noqa: BLE001 (the parent gets it)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (sent to the parent)
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}
         sys.stdout.flush()
         sys.stderr.flush()
-        tell(channel, answer)
+        send_answer(channel, answer)
     finally:
         os._exit(0)
 

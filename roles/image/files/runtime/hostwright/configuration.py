@@ -13,7 +13,7 @@ from hostwright.errors import ConfigurationError
 PRODUCTION = "production"
 DEVELOPMENT = "development"
 PLACEHOLDER = "build"
-# Where an image has its static files; another place in tests.
+# Directory of the image's static files; another one in tests.
 STATIC_ROOT = Path(os.environ.get("HOSTWRIGHT_STATIC_ROOT", "/opt/hostwright/static"))
 
 _ENVIRONMENT_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -22,11 +22,11 @@ _SECRET_KEY_NAMES = ("SECRET_KEY", "DJANGO_SECRET_KEY")
 
 @dataclass(frozen=True)
 class Sqlite:
-    """SQLite settings of every connection that Django opens (DESIGN §8)."""
+    """SQLite settings of every connection that Django opens."""
 
     synchronous: str = "NORMAL"
     busy_timeout: int = 5000
-    """Milliseconds that a writer waits for another one."""
+    """Milliseconds that a writer waits for another writer."""
     mmap_size: int = 0
     journal_size_limit: int = 67108864
     """Bytes to which the WAL is cut back after a checkpoint."""
@@ -41,12 +41,12 @@ class Server:
     threads: int = 2
     backlog: int = 4096
     stop_timeout: int = 30
-    """Seconds after which a process that still answers a request is killed."""
+    """Seconds that a process gets for its last requests before it is killed."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """What the deployment decides about one release."""
+    """The deployment's decisions for one release."""
 
     environment: str
     debug: bool = False
@@ -65,17 +65,17 @@ class Configuration:
 
     @property
     def production(self) -> bool:
-        """Whether the deployment decides about the database, the hosts and the files."""
+        """Whether the deployment decides database, hosts and files."""
         return self.environment == PRODUCTION
 
     def require_database(self) -> Path:
-        """Return the path of the database, or say that the configuration has none."""
+        """Return the path of the database; raise ConfigurationError if there is none."""
         if self.database is None:
             raise ConfigurationError('The configuration has no "database": this works for a production release only.')
         return self.database
 
     def require_socket(self) -> Path:
-        """Return the path of the server's socket, or say that the configuration has none."""
+        """Return the path of the server's socket; raise ConfigurationError if there is none."""
         if self.server.socket is None:
             raise ConfigurationError(
                 'The configuration has no "server.socket": this works for a production release only.'
@@ -84,7 +84,7 @@ class Configuration:
 
 
 class _Section:
-    """A JSON object that is read key by key, with errors that name the file and the key."""
+    """A JSON object with typed access; errors name the file and the key."""
 
     def __init__(self, data: object, where: str, prefix: str = "") -> None:
         self.where = where
@@ -103,7 +103,7 @@ class _Section:
     def text(self, key: str, default: str) -> str:
         value = self.data.get(key, default)
         if not isinstance(value, str):
-            raise self.error(key, f"must be a text, not {value!r}")
+            raise self.error(key, f"must be a string, not {value!r}")
         return value
 
     def optional_text(self, key: str) -> str | None:
@@ -126,7 +126,7 @@ class _Section:
     def integer(self, key: str, default: int, minimum: int) -> int:
         value = self.data.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise self.error(key, f"must be a whole number, at least {minimum}, not {value!r}")
+            raise self.error(key, f"must be an integer of at least {minimum}, not {value!r}")
         return value
 
     def boolean(self, key: str, default: bool) -> bool:
@@ -135,10 +135,10 @@ class _Section:
             raise self.error(key, f"must be true or false, not {value!r}")
         return value
 
-    def texts(self, key: str) -> tuple[str, ...]:
+    def strings(self, key: str) -> tuple[str, ...]:
         value = self.data.get(key) or []
         if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-            raise self.error(key, f"must be a list of texts, not {value!r}")
+            raise self.error(key, f"must be a list of non-empty strings, not {value!r}")
         return tuple(value)
 
     def environment(self, key: str) -> dict[str, str]:
@@ -148,18 +148,18 @@ class _Section:
         for name, text in value.items():
             # The value may be confidential: the message shows its type only.
             if not isinstance(text, str):
-                raise self.error(f"{key}.{name}", f"must be a text, not a value of type {type(text).__name__}")
+                raise self.error(f"{key}.{name}", f"must be a string, not a value of type {type(text).__name__}")
         return dict(value)
 
 
 def parse(data: object, where: str) -> Configuration:
-    """Check a configuration and give it its types.
+    """Check a configuration and convert it to its types.
 
     Unknown keys are ignored: an older image must run under the configuration of a newer collection.
 
     Args:
         data: the decoded JSON.
-        where: what errors call its source.
+        where: name of the source, for error messages.
 
     Raises:
         ConfigurationError: names the first wrong key.
@@ -173,7 +173,7 @@ def parse(data: object, where: str) -> Configuration:
         database=top.path("database"),
         secret_key_file=top.path("secret_key_file"),
         secrets_directory=top.path("secrets_directory"),
-        allowed_hosts=top.texts("allowed_hosts"),
+        allowed_hosts=top.strings("allowed_hosts"),
         scheme=top.choice("scheme", "http", ("http", "https")),
         static_url=top.optional_text("static_url"),
         static_root=top.path("static_root") or STATIC_ROOT,
@@ -187,7 +187,7 @@ def parse(data: object, where: str) -> Configuration:
         ),
         server=Server(
             socket=server.path("socket"),
-            # Older configurations call them workers.
+            # Older configurations call this key "workers".
             processes=server.integer("processes", server.integer("workers", Server.processes, 1), 1),
             threads=server.integer("threads", Server.threads, 1),
             backlog=server.integer("backlog", Server.backlog, 128),
@@ -208,14 +208,14 @@ def read(path: Path) -> Configuration:
     """Read a configuration file.
 
     Raises:
-        ConfigurationError: it cannot be read, is not JSON, or says something wrong.
+        ConfigurationError: the file cannot be read, is not JSON, or has a wrong value.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot read the release's configuration: {error.strerror}.") from error
     except ValueError as error:
-        raise ConfigurationError(f"{path}: is not JSON: {error}.") from error
+        raise ConfigurationError(f"{path}: invalid JSON: {error}.") from error
     return parse(data, str(path))
 
 
@@ -223,28 +223,37 @@ def load(environ: Mapping[str, str] = os.environ) -> Configuration | None:
     """Read the configuration that ``HOSTWRIGHT_CONFIG`` names.
 
     Returns:
-        None while an image is built: there is no release yet.
+        The configuration; None while an image is built, when there is no release yet.
     """
     path = environ.get("HOSTWRIGHT_CONFIG")
     return read(Path(path)) if path else None
 
 
 def require(environ: Mapping[str, str] = os.environ) -> Configuration:
-    """Read the configuration that ``HOSTWRIGHT_CONFIG`` names, and refuse to go on without one."""
-    configuration = load(environ)
-    if configuration is None:
+    """Read the configuration that ``HOSTWRIGHT_CONFIG`` names; raise ConfigurationError if it is not set."""
+    return read(require_path(environ))
+
+
+def require_path(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the path of the release's configuration.
+
+    Raises:
+        ConfigurationError: ``HOSTWRIGHT_CONFIG`` is not set.
+    """
+    path = environ.get("HOSTWRIGHT_CONFIG")
+    if not path:
         raise ConfigurationError("HOSTWRIGHT_CONFIG is not set: it names the release's configuration (a JSON file).")
-    return configuration
+    return Path(path)
 
 
 def secrets(directory: Path) -> dict[str, str]:
-    """Read the site's secrets: one file a secret, named like an environment variable.
+    """Read the site's secrets: one file for each secret, named like an environment variable.
 
     Args:
-        directory: files with other names (``secret_key``) are not for the environment.
+        directory: files with other names (``secret_key``) are ignored.
 
     Returns:
-        Values without their last newline, by name.
+        Values without their final newline, by name.
     """
     found: dict[str, str] = {}
     try:
@@ -266,7 +275,7 @@ def _secret(path: Path) -> str:
 
 
 def secret_key(configuration: Configuration | None) -> str:
-    """Return the site's secret key; a throw-away one while an image is built.
+    """Return the site's secret key; a random one while an image is built.
 
     Raises:
         ConfigurationError: the file is missing, unreadable or empty.
@@ -280,10 +289,10 @@ def secret_key(configuration: Configuration | None) -> str:
 
 
 def secret_key_fallbacks(configuration: Configuration | None) -> dict[str, float]:
-    """Return the keys that the secret key has replaced, and until when (seconds since 1970) each is accepted.
+    """Return the replaced secret keys, each with the end of its validity (seconds since 1970).
 
     Raises:
-        ConfigurationError: the file beside the secret key is unreadable, or not what a rotation writes.
+        ConfigurationError: the file beside the secret key is unreadable or has another form.
     """
     if configuration is None or configuration.secret_key_file is None:
         return {}
@@ -297,10 +306,10 @@ def secret_key_fallbacks(configuration: Configuration | None) -> dict[str, float
 
 
 def export(configuration: Configuration | None, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Give the project the environment variables it reads when its settings are imported.
+    """Set the environment variables that the project reads when its settings are imported.
 
-    Those that the user declared win over what the container has; the secret key is offered under its
-    usual names, where nobody set them. While an image is built, declared secrets have a placeholder.
+    Variables that the user declared replace those of the container. The secret key is set under its usual names, unless
+    they are set already. While an image is built, declared secrets have a placeholder.
     """
     if configuration is None:
         for name in environ.get("HOSTWRIGHT_BUILD_SECRETS", "").split(","):

@@ -1,4 +1,4 @@
-"""Files that a crash leaves whole or absent, and what to say when the disk refuses."""
+"""Write files that a crash leaves either complete or absent; explain errors of the disk."""
 
 import ctypes
 import errno
@@ -11,8 +11,8 @@ from types import TracebackType
 from hostwright.snapshot import flush
 
 BLOCK = 1 << 20
-# What is written goes on its way to the disk in pieces of so many bytes: one flush of all of it would make the site's
-# own flushes wait (while 460 MB were flushed, some of the site's writes took 119 ms, measured; so 26 ms at most).
+# Writeback is started after each piece of this many bytes: one flush of everything would delay the site's own flushes
+# (measured: with one flush of 460 MB some of the site's writes took 119 ms, with pieces 26 ms at most).
 _PIECE = 8 << 20
 
 
@@ -25,17 +25,17 @@ class File:
 
 
 class Output:
-    """A new file that only its owner can read; it is hashed as it is written, and flushed when it is closed.
+    """A new file with mode 0600 that is hashed while it is written and flushed when it is closed.
 
     Use it in a ``with`` statement.
     """
 
     def __init__(self, path: Path | bytes, durable: bool = True) -> None:
-        """Make the file.
+        """Create the file.
 
         Args:
             path: must not exist.
-            durable: flush it; False where the whole file system is flushed later.
+            durable: whether to flush it; False if the caller flushes the whole file system.
         """
         self._descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         self._durable = durable
@@ -44,7 +44,7 @@ class Output:
         self._sent = 0
 
     def write(self, data: bytes) -> int:
-        """Write all of the data."""
+        """Write all of the data; return its length."""
         view = memoryview(data)
         while view:
             view = view[os.write(self._descriptor, view) :]
@@ -57,7 +57,7 @@ class Output:
 
     @property
     def file(self) -> File:
-        """What has been written."""
+        """Size and hash of the data written so far."""
         return File(self._size, self._digest.hexdigest())
 
     def __enter__(self) -> "Output":
@@ -74,7 +74,7 @@ class Output:
 
 
 def read_back(path: Path | bytes) -> File:
-    """Read a file from the disk, not from the page cache, and hash it."""
+    """Return size and hash of a file, read from the disk instead of the page cache."""
     digest = hashlib.sha256()
     size = 0
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -89,12 +89,12 @@ def read_back(path: Path | bytes) -> File:
 
 
 def write_whole(temporary: Path, path: Path, data: bytes) -> File:
-    """Give a file its name only when it is on disk, and put the name on disk too.
+    """Write a file atomically: flush it under a temporary name, rename it, and flush the directory.
 
     Args:
-        temporary: on the same file system; must not exist.
-        path: is replaced.
-        data: its content.
+        temporary: path on the same file system; must not exist.
+        path: final path; an existing file is replaced.
+        data: content.
     """
     with Output(temporary) as output:
         output.write(data)
@@ -104,10 +104,10 @@ def write_whole(temporary: Path, path: Path, data: bytes) -> File:
 
 
 def flush_all(path: Path) -> None:
-    """Flush the whole file system of a path: for very many files much faster than one by one.
+    """Flush the whole file system of a path: much faster than one flush for each of many files.
 
     Raises:
-        OSError: something could not be written.
+        OSError: writing failed.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -119,20 +119,20 @@ def flush_all(path: Path) -> None:
 
 
 def explain(error: OSError, place: Path) -> str:
-    """Say what is wrong with a destination, and what to do.
+    """Return a message that explains an error of a destination, with advice.
 
     Args:
-        error: of the system.
-        place: the directory of the backups, or wherever it was written to.
+        error: the system's error.
+        place: the destination: the directory of the backups, or another one.
     """
     what = {
-        errno.ENOSPC: "the destination is full: make room there, or keep fewer backups (backup_keep)",
+        errno.ENOSPC: "the destination is full: free some space, or keep fewer backups (backup_keep)",
         errno.EDQUOT: "the destination's quota is used up: raise it, or keep fewer backups (backup_keep)",
         errno.EROFS: "the destination is read-only: mount it writable",
-        errno.ENOENT: "the destination is missing, or somebody removed files of it: the role backup makes it",
+        errno.ENOENT: "the destination is missing, or a file in it was removed: the role backup creates it",
         errno.EACCES: f"user {os.getuid()} cannot write there: the role backup sets the owner",
         errno.EPERM: f"user {os.getuid()} cannot write there: the role backup sets the owner",
-        errno.EIO: "the disk fails to read or write (I/O error): look at the kernel's log",
+        errno.EIO: "the disk failed to read or write (I/O error): check the kernel's log",
     }.get(error.errno or 0, error.strerror or str(error))
     named = f" ({os.fsdecode(error.filename)})" if error.filename else ""
     return f"{place}: {what}{named}."

@@ -75,7 +75,7 @@ def _environment(scratch: Path, database: Path) -> dict[str, str]:
     It is the real release's in all but the paths of database and socket, so also in host, scheme and secrets.
     """
     number = current.number()
-    data = json.loads(Path(os.environ["HOSTWRIGHT_CONFIG"]).read_text(encoding="utf-8"))
+    data = json.loads(configuration.require_path().read_text(encoding="utf-8"))
     socket = scratch / "run" / "releases" / number / "app.sock"
     socket.parent.mkdir(parents=True)
     (scratch / "run" / "current").symlink_to(Path("releases") / number)

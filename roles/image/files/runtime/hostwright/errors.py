@@ -1,11 +1,11 @@
-"""The runtime's own exceptions: each message is for the person who reads it (what, where, what to do)."""
+"""Exceptions of the runtime. Each message says what happened, where, and what to do."""
 
 
 class HostwrightError(Exception):
-    """Something that the reader can put right; the command line prints the message and nothing else.
+    """An error that the user can correct; the command line prints its message without a traceback.
 
     Attributes:
-        exit_status: what the process exits with.
+        exit_status: exit status of the process.
     """
 
     exit_status = 1
@@ -26,10 +26,10 @@ class DatabaseError(HostwrightError):
 
 
 class BackupError(HostwrightError):
-    """A backup was not made; the earlier ones are as they were."""
+    """A backup could not be made, verified or restored. Existing backups are unchanged."""
 
 
 class BusyError(HostwrightError):
-    """Somebody else does the same thing at this moment."""
+    """Another process is running the same operation."""
 
     exit_status = 75  # EX_TEMPFAIL of sysexits.h: try again later

@@ -1,6 +1,7 @@
-"""The guard: a process that keeps the write lock on the database generation that a release is about to leave.
+"""The guard: a process that keeps the write lock of the old database generation while a release migrates a copy of it.
 
-Without it a late writer would write into the old generation after it was copied: acknowledged, and lost (DESIGN §6.4).
+Without it a late write would go into the old generation after it was copied: acknowledged, and then lost
+(docs/decisions.md, "Hold and guard").
 """
 
 import socket
@@ -9,48 +10,49 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-from hostwright.children import Answer, tell
+from hostwright.children import Answer, send_answer
 from hostwright.errors import DatabaseError
 
 
 def hold(source: Path, wait: float, channel: socket.socket) -> Answer:
-    """Take the write lock, tell so, and keep it until the line ``release``; readers are not disturbed.
+    """Take the write lock, answer, and keep the lock until the line ``release``. Readers are not blocked.
 
-    At the line ``check`` it tells whether it still holds it. The kernel frees the lock if this process dies.
+    Each line ``check`` is answered with ``held``: whether the lock is still kept and the database unchanged. The kernel
+    frees the lock if this process dies.
 
     Args:
         source: an existing database.
-        wait: seconds that other writers have to finish.
-        channel: to the parent; closed, it means ``release``.
+        wait: seconds to wait for other writers.
+        channel: connection to the parent; its end means ``release``.
 
     Returns:
         ``held``: False.
 
     Raises:
-        DatabaseError: a writer kept its lock, or it is no database.
+        DatabaseError: another writer kept its lock, or the file is not a database.
     """
     start = time.monotonic()
     if not source.is_file():
-        raise DatabaseError(f"{source}: there is no such database.")
+        raise DatabaseError(f"{source}: the database does not exist.")
     guard = _connect(source, wait)
     try:
-        # What is in the file need not be read from the WAL by the copy; a checkpoint that waits for nobody.
+        # Makes the copy faster: it reads less from the WAL. PASSIVE waits for no other connection.
         guard.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         guard.execute("BEGIN IMMEDIATE")
     except sqlite3.Error as error:
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
             raise DatabaseError(
-                f"{source}: a writer keeps the write lock; the guard has waited {wait:g} s for it."
+                f"{source}: another process has kept the write lock for {wait:g} s. End it, or try again later."
             ) from error
-        raise DatabaseError(f"{source}: cannot be locked: {error}.") from error
-    # A connection within a transaction sees its own moment for ever: another one sees what others commit.
+        raise DatabaseError(f"{source}: cannot lock the database: {error}.") from error
+    # The guard's connection sees only its own snapshot; a second connection sees commits of other processes.
     watcher = _connect(source, wait)
     locked = _state(source, watcher)
-    tell(channel, {"seconds": round(time.monotonic() - start, 3)})
-    for word in channel.makefile():
-        if word == "release\n":
+    send_answer(channel, {"seconds": round(time.monotonic() - start, 3)})
+    for line in channel.makefile():
+        if line == "release\n":
             break
-        tell(channel, {"held": guard.in_transaction and _is(locked, source, watcher)})
+        send_answer(channel, {"held": guard.in_transaction and _is_unchanged(locked, source, watcher)})
     guard.execute("ROLLBACK")
     watcher.close()
     guard.close()
@@ -62,13 +64,13 @@ def _connect(source: Path, wait: float) -> sqlite3.Connection:
 
 
 def _state(source: Path, watcher: sqlite3.Connection) -> tuple[int, int, int]:
-    """Return what changes when somebody commits to the database, or puts another file in its place."""
+    """Return values that change when another process commits to the database or replaces its file."""
     status = source.stat()
     version: int = watcher.execute("PRAGMA data_version").fetchone()[0]
     return status.st_dev, status.st_ino, version
 
 
-def _is(locked: tuple[int, int, int], source: Path, watcher: sqlite3.Connection) -> bool:
+def _is_unchanged(locked: tuple[int, int, int], source: Path, watcher: sqlite3.Connection) -> bool:
     try:
         return _state(source, watcher) == locked
     except (OSError, sqlite3.Error):

@@ -1,4 +1,4 @@
-"""Prepare an image for the runtime, while it is built: the path of every Python process, and the site's user."""
+"""Prepare an image for the runtime at build: the import path of every Python process, and the site's user."""
 
 import compileall
 import site
@@ -14,15 +14,15 @@ def install(prefix: Path = Path("/opt/hostwright"), root: Path = Path("/")) -> l
     """Write ``hostwright.pth`` and the user's lines in /etc/passwd and /etc/group.
 
     Args:
-        prefix: holds ``requirements``, ``server`` and ``runtime``; the project's packages come first.
-        root: of the file system, another one in tests.
+        prefix: directory with ``requirements``, ``server`` and ``runtime``, in the order of the path.
+        root: root of the file system; another directory in tests.
 
     Returns:
         The files that changed.
     """
     directories = site.getsitepackages()
     if not directories:
-        raise HostwrightError("This Python has no site directory: hostwright.pth has no place.")
+        raise HostwrightError("This Python has no site directory for hostwright.pth: use another base image.")
     directory = root / Path(directories[0]).relative_to("/")
     directory.mkdir(parents=True, exist_ok=True)
     changed = []
@@ -38,7 +38,7 @@ def install(prefix: Path = Path("/opt/hostwright"), root: Path = Path("/")) -> l
 
 
 def pth(prefix: Path) -> str:
-    """Return the text of ``hostwright.pth``: Python runs its lines, each on its own, when it starts."""
+    """Return the text of ``hostwright.pth``. Python runs each of its lines separately when it starts."""
     lines = [f"import site; site.addsitedir({str(prefix / name)!r})" for name in ("requirements", "server", "runtime")]
     return "\n".join([*lines, "import hostwright.sqlite"]) + "\n"
 
@@ -52,7 +52,7 @@ def _write(path: Path, text: str) -> bool:
 
 
 def _add_line(path: Path, line: str) -> bool:
-    """Add an account's line unless its name or its id is there; a name with another id is an error."""
+    """Add an account's line unless its id exists; raise an error if its name exists with another id."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     name, _, number = line.split(":")[:3]

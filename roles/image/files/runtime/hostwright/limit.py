@@ -1,4 +1,4 @@
-"""A limit of time that ends this process whatever hangs: a hung read ends for no exception."""
+"""A time limit that ends this process even if a system call hangs: an exception cannot interrupt a hung read."""
 
 import os
 import threading
@@ -10,15 +10,15 @@ TIMED_OUT = 124  # as timeout(1)
 
 @contextmanager
 def ended_after(seconds: float | None, what: str) -> Iterator[None]:
-    """End this process if something takes too long; what is half-done goes at the next run.
+    """Exit with status 124 if the body takes too long. The next run removes what this one left incomplete.
 
     Args:
-        seconds: None for no limit.
-        what: does not end, in the message.
+        seconds: the limit; None for none.
+        what: name of the operation, for the message.
     """
 
     def end() -> None:
-        os.write(2, f"hostwright: {what} did not end within {seconds:g} s: given up.\n".encode())
+        os.write(2, f"hostwright: {what} did not end within {seconds:g} s and was ended.\n".encode())
         os._exit(TIMED_OUT)
 
     if seconds is None:

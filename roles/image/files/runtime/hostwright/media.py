@@ -1,7 +1,7 @@
-"""The media files of a backup: a plain tree, each file a hard link to the previous backup's where it has not changed.
+"""The media files of a backup: a directory tree in which an unchanged file is a hard link to the previous backup's.
 
-What is known of each file lies in a scratch database, so that memory does not grow with their number. Paths are bytes:
-a file's name need not be text.
+A scratch database keeps the state of each file, so that memory does not grow with the number of files. Paths are bytes:
+a file's name need not be valid text.
 """
 
 import contextlib
@@ -21,44 +21,44 @@ from hostwright.disk import BLOCK, File, Output, flush_all, read_back
 from hostwright.errors import BackupError
 
 SHARES = 24
-"""Each backup reads so large a part of its links back, another one each time: a link shares damage."""
+"""Each backup rereads one of this many parts of its links, the next part each time: damage to a link affects both."""
 
-_NAMES = 100  # so many of a kind are named in the manifest; all are counted
+_NAMES = 100  # of each kind at most this many are named in the manifest; all are counted
 _ATTEMPTS = 3
 _SEEN = 50000
-_COMING = b".hostwright-restore-"  # begins the name of a directory in which a file is put back
+_RESTORING = b".hostwright-restore-"  # prefix of the temporary directory in which a file is restored
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 @dataclass
-class Named:
-    """Files of one kind: how many, and the first of them."""
+class FileGroup:
+    """Number of the files of one kind, and the names of the first ones."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
 
     def add(self, path: bytes) -> None:
-        """Count a file, and name it while there is room."""
+        """Count a file; keep its name unless there are enough."""
         self.count += 1
         if len(self.first) < _NAMES:
-            self.first.append(shown(path))
+            self.first.append(as_text(path))
 
 
 class Tree:
-    """The media files of one backup in the making."""
+    """The media files of a backup that is being made."""
 
     def __init__(self, source: Path, scratch: Path) -> None:
-        """Begin.
+        """Open the scratch database.
 
         Args:
             source: the site's media directory.
-            scratch: a directory that goes afterwards.
+            scratch: temporary directory.
 
         Raises:
-            BackupError: there is no media directory.
+            BackupError: the media directory does not exist.
         """
         if not source.is_dir():
-            raise BackupError(f"{source}: there is no media directory: mount it, or back up without --media.")
+            raise BackupError(f"{source}: the media directory does not exist: mount it, or back up without --media.")
         self._source = os.fsencode(source)
         self._known = sqlite3.connect(scratch / "media.sqlite3", isolation_level=None)
         self._known.executescript(
@@ -67,34 +67,34 @@ class Tree:
             " WITHOUT ROWID; BEGIN"
         )
 
-    def look(self) -> None:
-        """Remember which files are there: before the database is copied, so that what vanishes can be told."""
-        for path, entry in _walk(self._source, coming=False):
+    def list_files(self) -> None:
+        """List the files before the database is copied, so that files that vanish later can be reported."""
+        for path, entry in _walk(self._source, restoring=False):
             if _is_file(entry):
                 self._known.execute("INSERT INTO file (path, was_there) VALUES (?, 1) ON CONFLICT DO NOTHING", (path,))
 
     def copy(self, backup: Backup, made: Path, previous: tuple[Backup, dict[str, Any]] | None) -> dict[str, Any]:
-        """Make the tree and the listing, on disk and read back.
+        """Write the tree and its listing, flush them and read them back.
 
         Args:
-            backup: the one that they are for.
-            made: the directory that gets them, on the file system of the backups.
-            previous: the backup whose files may be linked, and its manifest.
+            backup: the backup that they belong to.
+            made: directory to write them into, on the file system of the backups.
+            previous: the backup whose files may be linked, with its manifest.
 
         Returns:
-            The manifest's entry.
+            The entry for the manifest.
 
         Raises:
-            BackupError: a file cannot be read, or the copy is not right.
+            BackupError: a file cannot be read, or its copy is wrong.
         """
         tree = made / backup.media.name
         tree.mkdir(mode=0o700)
         share = 0
         if previous is not None and previous[1]["media"] is not None:
             share = (previous[1]["media"]["share"] + 1) % SHARES
-            self._remember(*previous)
-        skipped, changed, mended = Named(), Named(), Named()
-        for path, entry in _walk(self._source, coming=False):
+            self._read_previous(*previous)
+        skipped, changed, mended = FileGroup(), FileGroup(), FileGroup()
+        for path, entry in _walk(self._source, restoring=False):
             if not _is_file(entry):
                 skipped.add(path)
                 continue
@@ -103,14 +103,14 @@ class Tree:
             if previous is not None and self._link(path, entry, previous[0], target, share, mended):
                 continue
             with contextlib.suppress(FileNotFoundError):
-                sha256, steady = _copy(os.path.join(self._source, path), target)  # noqa: PTH118 (bytes)
-                self._note(path, sha256, copied=True)
-                if not steady:
+                sha256, stable = _copy(os.path.join(self._source, path), target)  # noqa: PTH118 (bytes)
+                self._record(path, sha256, copied=True)
+                if not stable:
                     changed.add(path)
         flush_all(tree)
         new_files, new_bytes = self._read_back(tree)
         listing, files, size = self._list(made / backup.listing.name, backup, tree)
-        vanished = Named()
+        vanished = FileGroup()
         for (path,) in self._known.execute("SELECT path FROM file WHERE was_there AND now IS NULL ORDER BY path"):
             vanished.add(path)
         return {
@@ -131,11 +131,11 @@ class Tree:
         }  # fmt: skip
 
     def close(self) -> None:
-        """Forget what was known."""
+        """Close the scratch database."""
         self._known.close()
 
-    def _remember(self, backup: Backup, manifest: dict[str, Any]) -> None:
-        """Read the hashes of the previous backup's files; of a damaged listing none, and all is copied anew."""
+    def _read_previous(self, backup: Backup, manifest: dict[str, Any]) -> None:
+        """Read the hashes of the previous backup's files. If its listing is damaged there are none: all are copied."""
         with contextlib.suppress(BackupError):
             for sha256, path in _listed(backup, manifest):
                 self._known.execute(
@@ -144,9 +144,9 @@ class Tree:
                 )
 
     def _link(
-        self, path: bytes, entry: os.DirEntry[bytes], previous: Backup, target: bytes, share: int, mended: Named
+        self, path: bytes, entry: os.DirEntry[bytes], previous: Backup, target: bytes, share: int, mended: FileGroup
     ) -> bool:
-        """Link a file to the previous backup's, if it is the same; return whether it is."""
+        """Link a file to the previous backup's if it is unchanged; return whether it was linked."""
         row = self._known.execute("SELECT before FROM file WHERE path = ?", (path,)).fetchone()
         if row is None or row[0] is None:
             return False
@@ -160,12 +160,12 @@ class Tree:
                 return False
             os.link(theirs, target, follow_symlinks=False)
         except OSError:
-            # Gone, too many links, or a file system without any: it is copied, and says itself what is wrong.
+            # Vanished, too many links, or a file system without hard links: the caller copies it.
             return False
-        self._note(path, row[0], copied=False)
+        self._record(path, row[0], copied=False)
         return True
 
-    def _note(self, path: bytes, sha256: str, copied: bool) -> None:
+    def _record(self, path: bytes, sha256: str, copied: bool) -> None:
         self._known.execute(
             "INSERT INTO file (path, now, copied) VALUES (?, ?, ?)"
             " ON CONFLICT DO UPDATE SET now = excluded.now, copied = excluded.copied",
@@ -177,7 +177,7 @@ class Tree:
         for path, sha256 in self._known.execute("SELECT path, now FROM file WHERE copied"):
             found = read_back(os.path.join(os.fsencode(tree), path))  # noqa: PTH118 (bytes)
             if found.sha256 != sha256:
-                raise BackupError(f"{shown(path)}: what was read back is not what was written: look at the disk.")
+                raise BackupError(f"{as_text(path)}: the copy read back differs from what was written: check the disk.")
             files += 1
             size += found.bytes
         return files, size
@@ -193,19 +193,19 @@ class Tree:
 
 
 class Reader:
-    """Checks the media of backups; a file that several of them share is read once.
+    """Checks the media files of backups; a file that several backups share is read once.
 
-    Memory is bounded: beyond some 50 000 files, shared ones may be read again.
+    Memory is bounded: beyond 50 000 shared files, some are read again.
     """
 
     def __init__(self) -> None:
         self._right: set[tuple[int, int, str]] = set()
 
     def check(self, backup: Backup, manifest: dict[str, Any]) -> None:
-        """Read all media files of a backup.
+        """Read and check all media files of a backup.
 
         Raises:
-            BackupError: one is missing, damaged or too many, or the listing is.
+            BackupError: a file is missing, damaged or not listed, or the listing itself is damaged.
         """
         files = 0
         root = os.fsencode(backup.media)
@@ -215,11 +215,11 @@ class Reader:
                 status = os.lstat(full)
                 key = (status.st_dev, status.st_ino, sha256)
                 if key not in self._right and read_back(full).sha256 != sha256:
-                    raise BackupError(f"{backup.media.name}/{shown(path)}: is damaged.")
+                    raise BackupError(f"{backup.media.name}/{as_text(path)}: is damaged.")
             except FileNotFoundError as error:
-                raise BackupError(f"{backup.media.name}/{shown(path)}: is missing.") from error
+                raise BackupError(f"{backup.media.name}/{as_text(path)}: is missing.") from error
             except OSError as error:
-                raise BackupError(f"{backup.media.name}/{shown(path)}: cannot be read: {error.strerror}.") from error
+                raise BackupError(f"{backup.media.name}/{as_text(path)}: cannot be read: {error.strerror}.") from error
             if status.st_nlink > 1 and len(self._right) < _SEEN:
                 self._right.add(key)
             files += 1
@@ -232,15 +232,15 @@ class Reader:
 
 
 def put_back(backup: Backup, manifest: dict[str, Any], destination: Path) -> int:
-    """Copy a backup's media files to where they are missing; what is there stays as it is.
+    """Restore the media files that are missing in a directory; existing files are not changed.
 
     Args:
-        backup: its files are checked while they are copied.
-        manifest: its.
+        backup: the backup; its files are checked while they are copied.
+        manifest: the backup's manifest.
         destination: the site's media directory.
 
     Returns:
-        How many were missing.
+        The number of restored files.
 
     Raises:
         BackupError: a file is damaged, or cannot be written.
@@ -249,7 +249,7 @@ def put_back(backup: Backup, manifest: dict[str, Any], destination: Path) -> int
     root = os.fsencode(destination)
     real = os.path.realpath(root)
     for top, names, _ in os.walk(root):
-        for name in [name for name in names if name.startswith(_COMING)]:  # a restore was killed here
+        for name in [name for name in names if name.startswith(_RESTORING)]:  # left by a killed restore
             shutil.rmtree(os.path.join(top, name), ignore_errors=True)  # noqa: PTH118 (bytes)
             names.remove(name)
     for sha256, path in _listed(backup, manifest):
@@ -260,24 +260,24 @@ def put_back(backup: Backup, manifest: dict[str, Any], destination: Path) -> int
         inside = os.path.realpath(parent)
         if inside != real and not inside.startswith(real + b"/"):
             raise BackupError(
-                f"{shown(target)}: its directory is a link out of {destination}: nothing is written there."
+                f"{as_text(target)}: its directory is a link out of {destination}. Nothing was written there."
             )
         os.makedirs(parent, mode=0o755, exist_ok=True)  # noqa: PTH103 (bytes)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=_COMING) as scratch:
+        with tempfile.TemporaryDirectory(dir=parent, prefix=_RESTORING) as scratch:
             temporary = os.path.join(scratch, b"file")  # noqa: PTH118 (bytes)
             found, _ = _copy(os.path.join(os.fsencode(backup.media), path), temporary)  # noqa: PTH118 (bytes)
             if found != sha256:
-                raise BackupError(f"{backup.media.name}/{shown(path)}: is damaged.")
+                raise BackupError(f"{backup.media.name}/{as_text(path)}: is damaged.")
             os.chmod(temporary, 0o644)  # noqa: PTH101 (bytes; Nginx serves it)
             with contextlib.suppress(FileExistsError):
-                os.link(temporary, target)  # unlike a rename it replaces nothing
+                os.link(temporary, target)  # unlike a rename, a link never replaces a file
                 count += 1
     flush_all(destination)
     return count
 
 
-def shown(path: bytes) -> str:
-    """Return a path as text, whatever its bytes."""
+def as_text(path: bytes) -> str:
+    """Return a path as text; bytes that are not UTF-8 are escaped."""
     return path.decode("utf-8", "backslashreplace")
 
 
@@ -285,36 +285,36 @@ def _is_file(entry: os.DirEntry[bytes]) -> bool:
     return entry.is_file(follow_symlinks=False)
 
 
-def _walk(root: bytes, below: bytes = b"", coming: bool = True) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
-    """Yield all below a directory but directories, with the path from there; links are not followed.
+def _walk(root: bytes, below: bytes = b"", restoring: bool = True) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
+    """Yield all entries below a directory except directories, with their relative paths; links are not followed.
 
-    Without ``coming`` what a killed restore has left half put back is no file of the site's.
+    Without ``restoring``, temporary directories of a killed restore are skipped.
     """
     try:
         entries = os.scandir(os.path.join(root, below) if below else root)  # noqa: PTH118 (bytes)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise BackupError(f"{shown(os.path.join(root, below))}: cannot be read: {error.strerror}.") from error  # noqa: PTH118
+        raise BackupError(f"{as_text(os.path.join(root, below))}: cannot be read: {error.strerror}.") from error  # noqa: PTH118
     with entries:
         for entry in entries:
             path = below + b"/" + entry.name if below else entry.name
             if entry.is_dir(follow_symlinks=False):
-                if coming or not entry.name.startswith(_COMING):
-                    yield from _walk(root, path, coming)
+                if restoring or not entry.name.startswith(_RESTORING):
+                    yield from _walk(root, path, restoring)
             else:
                 yield path, entry
 
 
 def _copy(source: bytes, target: bytes) -> tuple[str, bool]:
-    """Copy a file with its time of modification; what is written to it meanwhile makes it be copied again.
+    """Copy a file with its modification time; repeat if it changes meanwhile.
 
     Returns:
-        The copy's hash, and whether the file rested while it was copied the last time.
+        The copy's hash, and whether the file was unchanged during the last attempt.
 
     Raises:
-        FileNotFoundError: it has vanished; nothing is left of it.
-        BackupError: it cannot be read.
+        FileNotFoundError: the file has vanished; no copy is left.
+        BackupError: the file cannot be read.
     """
     for attempt in range(_ATTEMPTS):
         if attempt:
@@ -324,35 +324,35 @@ def _copy(source: bytes, target: bytes) -> tuple[str, bool]:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise BackupError(f"{shown(source)}: cannot be read: {error.strerror}.") from error
+            raise BackupError(f"{as_text(source)}: cannot be read: {error.strerror}.") from error
         with open(descriptor, "rb", buffering=0) as file, Output(target, durable=False) as output:  # noqa: PTH123
             before = os.fstat(descriptor)
-            left = before.st_size  # of a file that grows as fast as it is read there is no end
+            left = before.st_size  # bounded: a file may grow as fast as it is read
             while left > 0 and (block := file.read(min(BLOCK, left))):
                 output.write(block)
                 left -= len(block)
             after = os.fstat(descriptor)
         os.utime(target, ns=(after.st_mtime_ns, after.st_mtime_ns))
-        steady = (before.st_mtime_ns, output.file.bytes) == (after.st_mtime_ns, after.st_size)
-        if steady:
+        stable = (before.st_mtime_ns, output.file.bytes) == (after.st_mtime_ns, after.st_size)
+        if stable:
             break
-    return output.file.sha256, steady
+    return output.file.sha256, stable
 
 
 def _line(sha256: str, path: bytes) -> bytes:
-    """Write a line of a listing as ``sha256sum`` does."""
+    """Return a line of a listing in the format of ``sha256sum``."""
     escaped = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
     return (b"\\" if escaped != path else b"") + sha256.encode() + b"  " + escaped + b"\n"
 
 
 def _listed(backup: Backup, manifest: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
-    """Read a listing line by line: hash, and path below the tree.
+    """Yield hash and relative path of each line of a listing.
 
     Raises:
-        BackupError: it is missing or damaged.
+        BackupError: the listing is missing or damaged.
     """
     if _read_listing(backup) != file_of(manifest["media"]["listing"]):
-        raise BackupError(f"{backup.listing}: is damaged, or another backup's.")
+        raise BackupError(f"{backup.listing}: is damaged, or belongs to another backup.")
     prefix = os.fsencode(backup.media.name) + b"/"
     with backup.listing.open("rb") as file:
         for line in file:

@@ -1,4 +1,4 @@
-"""The project's migrations: which are pending, and to apply them."""
+"""List, apply and reverse the project's migrations."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from hostwright.snapshot import flush
 
 
 def pending() -> dict[str, Any]:
-    """Compare the project's migrations with those that the database has applied.
+    """Compare the project's migrations with those recorded in the database.
 
     A missing database is not created. Django must be set up.
 
@@ -62,14 +62,14 @@ def migrate(database: Path | None = None) -> dict[str, Any]:
     """Apply all pending migrations.
 
     Args:
-        database: to be migrated instead of the one that the settings name, and put on disk for good. No connection
-            may be open; from now on this process uses this database.
+        database: migrate this database instead of the one in the settings, and flush it. No connection may be open.
+            This process uses it from now on.
 
     Returns:
-        ``applied`` and ``head`` as of ``pending``.
+        ``applied``, and ``head`` as in ``pending``.
 
     Raises:
-        HostwrightError: names the migration that failed.
+        HostwrightError: a migration failed; the message names it.
     """
     project.setup()
     if database is not None:
@@ -89,17 +89,17 @@ def migrate(database: Path | None = None) -> dict[str, Any]:
 
 
 def reverse(names: Sequence[str], database: Path) -> dict[str, Any]:
-    """Take applied migrations back.
+    """Reverse applied migrations.
 
     Args:
-        names: such as ``["polls.0002_x"]``.
-        database: as of ``migrate``.
+        names: migrations, such as ``["polls.0002_x"]``.
+        database: as in ``migrate``.
 
     Returns:
-        ``applied`` (nothing) and ``head`` as of ``pending``.
+        ``applied`` (an empty list), and ``head`` as in ``pending``.
 
     Raises:
-        HostwrightError: one of them cannot be reversed.
+        HostwrightError: a migration cannot be reversed.
     """
     project.setup()
     use(database)
@@ -111,16 +111,15 @@ def reverse(names: Sequence[str], database: Path) -> dict[str, Any]:
         try:
             call_command("migrate", app, of_app[-1] if of_app else "zero", interactive=False)
         except (Exception, SystemExit) as error:
-            raise HostwrightError(
-                f"The migrations of {app} cannot be taken back: {type(error).__name__}: {error}"
-            ) from error
+            why = f"{type(error).__name__}: {error}"
+            raise HostwrightError(f"The migrations of {app} cannot be reversed: {why}") from error
     head = pending()["head"]
     _persist(database)
     return {"applied": [], "head": head}
 
 
 def use(database: Path) -> None:
-    """Let this process use another database than the one that the settings name. Django must be set up."""
+    """Make this process use another database than the one in the settings. Django must be set up."""
     from django.conf import settings
     from django.db import connections
 
@@ -145,7 +144,7 @@ def _failure(error: BaseException) -> str:
 
 
 def _persist(database: Path) -> None:
-    """Move the WAL into the database file and flush both; ``synchronous=NORMAL`` leaves that to a later checkpoint."""
+    """Checkpoint the WAL into the database file and flush it; ``synchronous=NORMAL`` would leave that for later."""
     from django.db import connections
 
     connection = connections["default"]
@@ -154,6 +153,6 @@ def _persist(database: Path) -> None:
         busy = cursor.fetchone()[0]
     connection.close()
     if busy:
-        raise HostwrightError(f"{database}: somebody else reads it: what was migrated is not in the file yet.")
+        raise HostwrightError(f"{database}: another process reads it, so its WAL cannot be checkpointed.")
     flush(database)
     flush(database.parent)

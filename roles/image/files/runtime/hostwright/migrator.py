@@ -1,27 +1,27 @@
-"""The migrator: a process that has Django set up and the migrations loaded, and does at a word what takes its time.
+"""The migrator: a process with Django and the migrations loaded, which runs the slow steps of a release on command.
 
-The committer on the host starts it in a container of the new image before it holds the site's requests. They talk by
-lines of JSON, words on standard input and one answer each on standard output. What the project prints goes to standard
-error.
+The committer on the host starts it in a container of the new image before it holds the site's requests. The protocol
+is lines of JSON: commands on standard input, one answer to each on standard output. The project's own output goes to
+standard error.
 
 ====================================  ==============================================================================
-word (``do`` and its fields)          answer
+command (``do`` and its fields)       answer
 ====================================  ==============================================================================
-(none, at the start)                  as of ``preflight``, with ``pending``
+(none, at the start)                  result of ``preflight`` with ``pending``
 rehearse source scratch [backwards]   copy_seconds, migrate_seconds, bytes, peak_bytes, applied
   [limit]
-rows source [limit]                   rows: their number by table
+rows source [limit]                   rows: row count by table
 guard source wait [limit]             seconds
-copy source destination [limit]       seconds, bytes; under the guard only
+copy source destination [limit]       seconds, bytes; needs the guard
 migrate database [backwards] [limit]  seconds, applied, head
 check                                 held: true; an error if the guard is lost or the database has changed
 release                               held: false
-any that fails                        error (for people), log (the last 25 lines that were written meanwhile)
+any that fails                        error (a message), log (the last 25 lines of output)
 ====================================  ==============================================================================
 
-Paths are absolute; wait and limit are seconds; backwards lists migrations to take back, instead of applying any. When
-standard input ends the committer is gone: what is being done ends at once. The guard stays until SIGTERM if ``current``
-names this release, for the old one may still have a writer.
+Paths are absolute; wait and limit are seconds; backwards lists migrations to reverse instead of applying any. The end
+of standard input means that the committer is gone: the command in progress ends at once. If ``current`` then names this
+release, the guard stays until SIGTERM, since a container of the old release may still write.
 """
 
 import contextlib
@@ -44,21 +44,20 @@ from hostwright.configuration import Configuration
 from hostwright.errors import HostwrightError
 
 _PAUSE = 0.02
-_PATIENCE = 10.0
-_LONG = 60.0  # seconds for the project to load, after which it is asked where it is
-"""Seconds for what takes milliseconds, where the committer sets no limit."""
+_SHORT_LIMIT = 10.0  # seconds for operations that take milliseconds, where the committer sets no limit
+_LOAD_SECONDS = 60.0  # a project that loads for longer has its stack written to the log
 
 
 class _CommitterGoneError(Exception):
-    """Nobody says words any more."""
+    """Standard input has ended."""
 
 
 class _Terminated(BaseException):
-    """SIGTERM has come; it is no Exception, so that nothing on the way takes it for an error."""
+    """SIGTERM was received. Not an Exception, so that no error handler catches it."""
 
 
 class _Limit:
-    """A moment after which a word's child is killed, if there is one."""
+    """The optional deadline of a command, after which its child is killed."""
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
@@ -66,18 +65,18 @@ class _Limit:
 
     def check(self, log: str) -> None:
         if time.monotonic() >= self._moment:
-            raise ChildError(f"it did not end within {self._seconds:g} s, and was killed", log, lost=True)
+            raise ChildError(f"it did not end within {self._seconds:g} s and was killed", log, lost=True)
 
 
-class _Words:
-    """The lines that the committer writes."""
+class _Commands:
+    """The lines from the committer."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self._received = b""
 
     def read(self) -> None:
-        """Take in what is there; wait if nothing is."""
+        """Read available bytes; wait for some if there are none."""
         chunk = os.read(self.descriptor, 65536)
         if not chunk:
             raise _CommitterGoneError
@@ -92,18 +91,18 @@ class _Words:
 
 
 class _Peak:
-    """The largest total size of a directory's files that was seen, bytes."""
+    """The largest observed total size of a directory's files, in bytes."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.bytes = 0
 
-    def look(self) -> None:
+    def measure(self) -> None:
         self.bytes = max(self.bytes, sum(map(_size, self._directory.iterdir())))
 
 
 class _Guarded:
-    """The guard's process and the database that it keeps from being written."""
+    """The guard process and the database that it protects from writers."""
 
     def __init__(self, source: Path, child: Child) -> None:
         self.source = source
@@ -111,31 +110,31 @@ class _Guarded:
 
 
 def migrator() -> None:
-    """Say what ``preflight`` finds, then do what the committer says until it is gone or SIGTERM comes.
+    """Send the result of ``preflight``, then run the committer's commands until its input ends or SIGTERM arrives.
 
     Raises:
         HostwrightError: the project cannot be deployed.
     """
     release = configuration.require()
     release.require_socket()
-    words = _Words(os.dup(0))
+    commands = _Commands(os.dup(0))
     answers = os.dup(1)
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
-    # The first process of a container has no default handlers. An interrupt is for the committer to decide about.
+    # The first process of a container has no default handlers. The committer decides about an interrupt.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    faulthandler.dump_traceback_later(_LONG)  # the committer's patience has an end too, and shows what was said
+    faulthandler.dump_traceback_later(_LOAD_SECONDS)  # in the log before the committer's own limit ends
     found = preflight.preflight(pending=True)
-    _get_ready()
+    _warm_up()
     faulthandler.cancel_dump_traceback_later()
     signal.signal(signal.SIGTERM, _terminate)
-    _Migrator(release, words, answers).run(found)
+    _Migrator(release, commands, answers).run(found)
 
 
-def _get_ready() -> None:
-    """Load what ``migrate`` would load, and close what the project has opened: children are forked from here."""
+def _warm_up() -> None:
+    """Load the modules of ``migrate``, and close the project's connections, before children are forked."""
     from django.core.management import get_commands, load_command_class
     from django.db import connections
 
@@ -146,34 +145,34 @@ def _get_ready() -> None:
 
 
 def _terminate(_number: int, _frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough, and what follows is short
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # ignore repeats during the short cleanup
     raise _Terminated
 
 
 class _Migrator:
-    """Does the words, one after the other, each in a child."""
+    """Runs the committer's commands in sequence, each in a child process."""
 
-    def __init__(self, release: Configuration, words: _Words, answers: int) -> None:
+    def __init__(self, release: Configuration, commands: _Commands, answers: int) -> None:
         self._release = release
-        self._words = words
+        self._commands = commands
         self._answers = answers
         self._guarded: _Guarded | None = None
 
     def run(self, first: Answer) -> None:
-        """Say the first answer, then do one word after the other."""
+        """Send the first answer, then run one command after the other."""
         try:
             with contextlib.suppress(_CommitterGoneError):
-                self._say(first)
+                self._send(first)
                 while True:
-                    self._say(self._obey(self._words.next()))
-            if self._guarded is not None and current.named(self._release) == current.number():
+                    self._send(self._obey(self._commands.next()))
+            if self._guarded is not None and current.live(self._release) == current.number():
                 self._guarded.child.wait()
         except _Terminated:
             return
         finally:
             self._drop()
 
-    def _say(self, answer: Answer) -> None:
+    def _send(self, answer: Answer) -> None:
         try:
             os.write(self._answers, json.dumps(answer).encode() + b"\n")
         except BrokenPipeError as error:
@@ -185,20 +184,20 @@ class _Migrator:
         except ValueError:
             word = None
         do = word.get("do") if isinstance(word, dict) else None
-        words: dict[Any, Callable[[dict[str, Any]], Answer]] = {
+        commands: dict[Any, Callable[[dict[str, Any]], Answer]] = {
             "rehearse": self._rehearse,
             "rows": self._rows,
             "guard": self._guard,
             "copy": self._copy,
             "migrate": self._migrate,
             "check": self._check,
-            "release": self._let_go,
+            "release": self._release_guard,
         }
-        if not isinstance(do, str) or do not in words:
+        if not isinstance(do, str) or do not in commands:
             text = line[:200].decode(errors="replace")
-            return {"error": f"not a word of the migrator ({', '.join(words)}): {text}", "log": ""}
+            return {"error": f"not a command of the migrator ({', '.join(commands)}): {text}", "log": ""}
         try:
-            return words[do](word)
+            return commands[do](word)
         except ChildError as error:
             return {"error": f"{do}: {error}" if error.lost else str(error), "log": error.log}
         except (HostwrightError, OSError) as error:
@@ -211,9 +210,9 @@ class _Migrator:
         peak = _Peak(scratch)
         scratch.mkdir(mode=0o700)
         try:
-            copied = self._once(functools.partial(_copying, source, database), limit, peak.look)
-            migrated = self._migrated(database, _names(word, "backwards"), limit, peak.look)
-            peak.look()
+            copied = self._once(functools.partial(_copying, source, database), limit, peak.measure)
+            migrated = self._migrated(database, _names(word, "backwards"), limit, peak.measure)
+            peak.measure()
         finally:
             shutil.rmtree(scratch)
         return {
@@ -227,7 +226,7 @@ class _Migrator:
     def _guard(self, word: dict[str, Any]) -> Answer:
         source, wait, limit = _path(word, "source"), _seconds(word, "wait"), _Limit(_seconds(word, "limit"))
         if self._guarded is not None:
-            raise HostwrightError(f"{self._guarded.source} is guarded already.")
+            raise HostwrightError(f"{self._guarded.source} is already guarded.")
         child = Child(functools.partial(guard.hold, source, wait or 0))
         try:
             answer = self._await(child, limit)
@@ -240,7 +239,7 @@ class _Migrator:
     def _copy(self, word: dict[str, Any]) -> Answer:
         source, destination = _path(word, "source"), _path(word, "destination")
         limit = _Limit(_seconds(word, "limit"))
-        self._held()  # of the generation that is left; another one may be copied, which nobody writes to
+        self._held()  # The guard protects the live generation; the source may also be an older one, without writers.
         return self._once(functools.partial(_copying, source, destination), limit)
 
     def _migrate(self, word: dict[str, Any]) -> Answer:
@@ -253,58 +252,58 @@ class _Migrator:
         self._held()
         return {"held": True}
 
-    def _let_go(self, _word: dict[str, Any]) -> Answer:
+    def _release_guard(self, _word: dict[str, Any]) -> Answer:
         try:
             return {"held": False} if self._guarded is None else self._ask(self._guarded, "release")
         finally:
             self._drop()
 
     def _held(self) -> _Guarded:
-        """Return the guard, which has kept the source as it was until this moment."""
+        """Return the guard; raise an error if it is lost or its database has changed."""
         if self._guarded is None:
-            raise HostwrightError("no guard is held.")
+            raise HostwrightError("the guard is not active.")
         guarded = self._guarded
         if not self._ask(guarded, "check")["held"]:
-            raise HostwrightError(f"{guarded.source} has changed, or been replaced, although it was guarded.")
+            raise HostwrightError(f"{guarded.source} was changed or replaced despite the guard.")
         return guarded
 
     def _ask(self, guarded: _Guarded, word: str) -> Answer:
         guarded.child.send(word)
         try:
-            return self._await(guarded.child, _Limit(_PATIENCE))
+            return self._await(guarded.child, _Limit(_SHORT_LIMIT))
         except ChildError as error:
             self._drop()
             raise ChildError(f"the guard is lost: {error}", error.log, lost=True) from error
 
     def _migrated(
-        self, database: Path, backwards: list[str], limit: _Limit, look: Callable[[], None] | None = None
+        self, database: Path, backwards: list[str], limit: _Limit, measure: Callable[[], None] | None = None
     ) -> Answer:
         try:
-            return self._once(functools.partial(_migrating, database, backwards), limit, look)
+            return self._once(functools.partial(_migrating, database, backwards), limit, measure)
         except ChildError as error:
             if not error.lost:
                 raise
             try:
-                place = self._once(functools.partial(_place, database), _Limit(_PATIENCE))["place"]
+                place = self._once(functools.partial(_place, database), _Limit(_SHORT_LIMIT))["place"]
             except ChildError:
                 raise error from None
             raise ChildError(f"The migration failed at {place}: {error}", error.log, lost=False) from error
 
-    def _once(self, task: Task, limit: _Limit, look: Callable[[], None] | None = None) -> Answer:
+    def _once(self, task: Task, limit: _Limit, measure: Callable[[], None] | None = None) -> Answer:
         child = Child(task)
         try:
-            return self._await(child, limit, look)
+            return self._await(child, limit, measure)
         finally:
             child.close()
 
-    def _await(self, child: Child, limit: _Limit, look: Callable[[], None] | None = None) -> Answer:
-        """Wait for a child's next answer, look at something meanwhile, and notice that the committer is gone."""
+    def _await(self, child: Child, limit: _Limit, measure: Callable[[], None] | None = None) -> Answer:
+        """Wait for a child's next answer. Call ``measure`` meanwhile, and raise an error if the committer is gone."""
         while True:
-            ready, _, _ = select.select([self._words.descriptor, *child.descriptors], [], [], _PAUSE)
-            if self._words.descriptor in ready:
-                self._words.read()
-            if look is not None:
-                look()
+            ready, _, _ = select.select([self._commands.descriptor, *child.descriptors], [], [], _PAUSE)
+            if self._commands.descriptor in ready:
+                self._commands.read()
+            if measure is not None:
+                measure()
             answer = child.poll()
             if answer is not None:
                 return answer
@@ -334,7 +333,7 @@ def _migrating(database: Path, backwards: list[str], _channel: socket.socket) ->
 
 
 def _place(database: Path, _channel: socket.socket) -> Answer:
-    """Name the migration that a killed process was at: the first that is pending."""
+    """Return the migration that a killed process was applying: the first pending one."""
     migrations.use(database)
     left = migrations.pending()["pending"]
     return {"place": left[0] if left else "after the last migration"}

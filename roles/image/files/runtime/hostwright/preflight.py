@@ -18,16 +18,16 @@ _ASSIGNS_SETTINGS = re.compile(r"""^\s*os\.environ\[\s*["']DJANGO_SETTINGS_MODUL
 
 
 def preflight(pending: bool = False) -> dict[str, Any]:
-    """Import everything that the site will import, and look at it.
+    """Import all modules that the site will import, and run Django's checks.
 
     Args:
-        pending: add what ``migrations.pending`` says, which needs Django set up as well.
+        pending: add the result of ``migrations.pending``.
 
     Returns:
-        For one line of JSON: versions, databases, URLs, warnings.
+        Versions, databases, URLs and warnings, as JSON values.
 
     Raises:
-        ProjectError: the project cannot be deployed, and why.
+        ProjectError: the project cannot be deployed; the message says why.
     """
     settings = load_settings()
     import django
@@ -62,19 +62,19 @@ def preflight(pending: bool = False) -> dict[str, Any]:
 
 
 def load_settings() -> Any:
-    """Import the settings, and refuse what cannot be deployed before any application is imported.
+    """Import and check the settings before any application is imported.
 
     Returns:
         ``django.conf.settings``.
 
     Raises:
-        HostwrightError: SQLite or Django will not do, the settings do not import, or the database is another one.
+        HostwrightError: SQLite or Django is unsuitable, the settings do not import, or the database is not SQLite.
     """
     sqlite.require_safe()
     try:
         import django
     except ModuleNotFoundError as error:
-        raise ProjectError("Django is not installed in the image: the project's requirements must name it.") from error
+        raise ProjectError("Django is not installed in the image: add it to the project's requirements.") from error
     require_django(django.VERSION, django.get_version())
     with project.explained("the settings"):
         settings = project.load_settings()
@@ -83,13 +83,13 @@ def load_settings() -> Any:
 
 
 def require_sqlite(databases: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse anything but one SQLite database.
+    """Refuse a project whose databases are not exactly one SQLite database.
 
     Args:
         databases: the DATABASES setting.
 
     Raises:
-        ProjectError: names the aliases and engines that the project has.
+        ProjectError: the message names the project's aliases and engines.
     """
     found = ", ".join(f"{alias}: {entry.get('ENGINE') or 'no engine'}" for alias, entry in databases.items())
     real = {alias: entry for alias, entry in databases.items() if entry.get("ENGINE") != "django.db.backends.dummy"}
@@ -105,16 +105,16 @@ def require_sqlite(databases: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def some_database(settings: Any) -> contextlib.AbstractContextManager[None]:
-    """Let the project's code see its database meanwhile, or an empty one where there is none yet."""
+    """Give the project's code its database within the body, or an empty one if it does not exist yet."""
     name = settings.DATABASES["default"].get("NAME")
     return contextlib.nullcontext() if name and Path(name).exists() else _empty_database()
 
 
 @contextlib.contextmanager
 def _empty_database() -> Iterator[None]:
-    """Let Django look at an empty database in memory meanwhile: the site's own is neither opened nor created.
+    """Give Django an empty database in memory within the body; the site's own is neither opened nor created.
 
-    Before the first release there is none; later on, checks are not to lock it.
+    Before the first release the site has none. Later, checks must not lock it.
     """
     from django.db import connections
 
@@ -131,7 +131,7 @@ def _empty_database() -> Iterator[None]:
 
 
 def warnings(root: Path) -> list[str]:
-    """Name what works, but not as the user may expect.
+    """Return warnings about code that works, but not as the user may expect.
 
     Args:
         root: the project's directory.
@@ -151,7 +151,7 @@ def warnings(root: Path) -> list[str]:
 
 
 def _url(setting: str | None) -> str | None:
-    # An empty MEDIA_URL reads as "/", the script's prefix: there is none.
+    # Django turns an empty MEDIA_URL into "/", the script prefix: the project has none.
     return None if setting in (None, "", "/") else setting
 
 
@@ -162,4 +162,4 @@ def _run_checks() -> None:
         errors = [message for message in checks.run_checks() if message.is_serious() and not message.is_silenced()]
     if errors:
         lines = "\n".join(f"  {message}" for message in errors)
-        raise ProjectError(f"Django's system checks find {len(errors)} error(s) in the project:\n{lines}")
+        raise ProjectError(f"Django's system checks report {len(errors)} error(s) in the project:\n{lines}")

@@ -1,4 +1,4 @@
-"""Import the project, and explain in one message why it does not import."""
+"""Import the project; if that fails, explain why in one message."""
 
 import importlib
 import os
@@ -18,7 +18,7 @@ def setup() -> None:
     """Import the settings and set Django up.
 
     Raises:
-        ProjectError: says which module, line and exception.
+        ProjectError: the import failed; the message names the module, the line and the exception.
     """
     with explained("the settings"):
         load_settings()
@@ -34,11 +34,11 @@ def load_settings() -> Any:
     Returns:
         ``django.conf.settings``.
     """
-    # With the overlay off nobody else does it; with the overlay on it is done twice, to the same end.
+    # Needed where the overlay is off; where it is on, the overlay does it again, with the same result.
     configuration.export(configuration.load())
     from django.conf import settings
 
-    # Any setting would do: the first one that is asked for imports the module.
+    # Django imports the settings module at the first access to any setting.
     settings.INSTALLED_APPS  # noqa: B018
     return settings
 
@@ -46,9 +46,9 @@ def load_settings() -> Any:
 def wsgi_application() -> Callable[..., Any]:
     """Import the project's WSGI application.
 
-    ``HOSTWRIGHT_WSGI`` names it, or WSGI_APPLICATION in the settings; without either it is Django's own.
+    ``HOSTWRIGHT_WSGI`` names it, else WSGI_APPLICATION in the settings. If neither is set it is Django's default.
     """
-    # Settings first: a wsgi.py that assigns DJANGO_SETTINGS_MODULE, rather than setting a default, comes too late.
+    # Settings first, so that a wsgi.py that assigns DJANGO_SETTINGS_MODULE has no effect.
     settings = load_settings()
     name = os.environ.get("HOSTWRIGHT_WSGI") or settings.WSGI_APPLICATION
     if not name:
@@ -70,7 +70,7 @@ def explained(what: str) -> Iterator[None]:
     """Turn any exception of the project's code into a ProjectError.
 
     Args:
-        what: is being imported or done.
+        what: the step that the body performs, for the message.
     """
     try:
         yield
@@ -81,12 +81,12 @@ def explained(what: str) -> Iterator[None]:
 
 
 def explanation(error: BaseException, what: str, root: Path) -> str:
-    """Say what went wrong, in which line of the project, and what to do about it.
+    """Return a message with the exception, the line of the project, and advice.
 
     Args:
-        error: as caught.
-        what: was being imported or done.
-        root: the project's directory; frames of other files are not the user's concern.
+        error: the caught exception.
+        what: the step that failed.
+        root: the project's directory; frames of files outside it are not shown.
     """
     message = str(error).strip() or repr(error)
     text = f"The project does not import ({what}): {type(error).__name__}: {message}"
@@ -98,10 +98,10 @@ def explanation(error: BaseException, what: str, root: Path) -> str:
 
 
 def project_line(error: BaseException, root: Path) -> str | None:
-    """Name the last frame of a traceback that lies in the project.
+    """Return the last frame of a traceback within the project.
 
     Returns:
-        Such as ``polls/views.py:12: import requests``.
+        A text such as ``polls/views.py:12: import requests``; None if no frame is in the project.
     """
     seen: BaseException | None = error
     while seen is not None:
@@ -133,7 +133,7 @@ def _advice(error: BaseException, root: Path) -> str:
         top = error.name.partition(".")[0]
         if (root / top).is_dir() or (root / f"{top}.py").is_file():
             return f'The module "{error.name}" is missing in the project itself.'
-        return f'The module "{top}" is missing: add the package that brings it to the project\'s requirements.'
+        return f'The module "{top}" is missing: add the package that provides it to the project\'s requirements.'
     if (
         isinstance(error, KeyError)
         and len(error.args) == 1

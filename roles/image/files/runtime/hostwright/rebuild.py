@@ -1,4 +1,4 @@
-"""What a rebuild needs beside database and media: secrets, configuration, the live release's record, TLS files."""
+"""Archive the files of a rebuild except database and media: secrets, configuration, live record, TLS files."""
 
 import io
 import os
@@ -11,15 +11,15 @@ from pathlib import Path
 from hostwright.disk import File, Output, read_back
 from hostwright.errors import BackupError
 
-# Locks, signs of what is under way, and the log of what has been deployed, which root keeps for itself.
+# Locks, progress files, and the log of deployments, which only root can read.
 _LEFT_OUT = {"lock", "progress", "deployments.jsonl"}
-# Without these a rebuild would be another site.
+# A rebuild is impossible without these.
 _ESSENTIAL = ("secrets", "releases")
 
 
 @dataclass(frozen=True)
 class Packed:
-    """The archive, and the files that are not in it because only root can read them."""
+    """The archive, and the files it lacks because only root can read them."""
 
     file: File
     left_out: list[str]
@@ -28,17 +28,17 @@ class Packed:
 def pack(target: Path, configuration: Path, record: Path, release: int) -> Packed:
     """Write the tar archive, flush it and read it back.
 
-    Its members are ``config/…``, ``run/releases/<n>/release.json`` and, if there are any, ``tls/…``; owners, modes and
-    times are those of the files.
+    Its members are ``config/…``, ``run/releases/<n>/release.json`` and, if they exist, ``tls/…``, with the owners,
+    modes and times of the files.
 
     Args:
-        target: must not exist.
-        configuration: the site's directory of configuration and secrets; TLS files lie in ``tls`` beside it.
-        record: the live release's.
-        release: its number.
+        target: path of the archive; must not exist.
+        configuration: the site's directory of configuration and secrets; TLS files are in ``tls`` beside it.
+        record: record of the live release.
+        release: number of the live release.
 
     Raises:
-        BackupError: a secret or a release's configuration cannot be read, or the archive is not what was written.
+        BackupError: a secret or a release's configuration cannot be read, or the archive read back is wrong.
     """
     left_out: list[str] = []
     buffer = io.BytesIO()
@@ -47,10 +47,10 @@ def pack(target: Path, configuration: Path, record: Path, release: int) -> Packe
             relative = path.relative_to(configuration)
             if not _add(tar, path, f"config/{relative}"):
                 if relative.parts[0] in _ESSENTIAL:
-                    raise BackupError(f"{path}: user {os.getuid()} cannot read it, and a rebuild needs it.")
+                    raise BackupError(f"{path}: user {os.getuid()} cannot read this file, which a rebuild needs.")
                 left_out.append(f"config/{relative}")
         if not record.is_file() or not _add(tar, record, f"run/releases/{release}/release.json"):
-            raise BackupError(f"{record}: user {os.getuid()} cannot read it, and a rebuild needs it.")
+            raise BackupError(f"{record}: user {os.getuid()} cannot read this file, which a rebuild needs.")
         tls = configuration.with_name("tls")
         if tls.is_dir():
             left_out += [
@@ -61,7 +61,7 @@ def pack(target: Path, configuration: Path, record: Path, release: int) -> Packe
     with Output(target) as output:
         output.write(buffer.getvalue())
     if read_back(target) != output.file:
-        raise BackupError(f"{target.name}: what was read back is not what was written: look at the disk.")
+        raise BackupError(f"{target.name}: the archive read back differs from what was written: check the disk.")
     return Packed(output.file, left_out)
 
 
@@ -73,9 +73,9 @@ def _files(directory: Path) -> Iterator[Path]:
 
 
 def _add(tar: tarfile.TarFile, path: Path, name: str) -> bool:
-    """Add a file as it is at this moment; a link's target, not the link. Return whether it can be read.
+    """Add a file (of a link: its target); return whether it is readable.
 
-    One that housekeeping has removed meanwhile is of a release that no longer is.
+    A file that vanishes meanwhile counts as readable: housekeeping has removed its release.
     """
     try:
         with path.open("rb") as file:

@@ -16,17 +16,17 @@ _WAIT = 30.0
 
 
 def snapshot(source: Path, destination: Path) -> dict[str, Any]:
-    """Copy a database, whatever writes to it meanwhile.
+    """Copy a database while other processes may write to it.
 
     Args:
-        source: in use or not.
-        destination: must not exist, nor a WAL beside it.
+        source: an existing database, in use or not.
+        destination: must not exist, nor its ``-wal``, ``-shm`` and ``-journal``.
 
     Returns:
         ``bytes`` and ``seconds``.
 
     Raises:
-        HostwrightError: the destination exists or cannot be written; nothing is left of it.
+        HostwrightError: the destination exists or cannot be written; a partial copy is removed.
         DatabaseError: the source cannot be read.
     """
     sqlite.require_safe()
@@ -47,48 +47,48 @@ def snapshot(source: Path, destination: Path) -> dict[str, Any]:
 
 @contextmanager
 def reading(database: Path) -> Iterator[sqlite3.Connection]:
-    """Hold one read transaction: all that is read within sees the database of one moment.
+    """Open one read transaction: all reads within it see the same state of the database.
 
     Args:
-        database: an existing one; it is not created.
+        database: must exist; it is not created.
 
     Raises:
-        DatabaseError: it is missing, unreadable or not a database.
+        DatabaseError: the file is missing, unreadable or not a database.
     """
     if not database.is_file():
-        raise DatabaseError(f"{database}: there is no such database.")
+        raise DatabaseError(f"{database}: the database does not exist.")
     try:
-        # rw and not ro: a reader of a WAL database takes part in its -shm file.
+        # rw, not ro: a reader of a WAL database also writes to its -shm file.
         connection = sqlite3.connect(
             f"file:{quote(str(database))}?mode=rw", uri=True, timeout=_WAIT, isolation_level=None
         )
     except sqlite3.Error as error:
-        raise DatabaseError(f"{database}: cannot be opened: {error}.") from error
+        raise DatabaseError(f"{database}: cannot open the database: {error}.") from error
     try:
         try:
             connection.execute("BEGIN")
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         except sqlite3.Error as error:
-            raise DatabaseError(f"{database}: cannot be read: {error}.") from error
+            raise DatabaseError(f"{database}: cannot read the database: {error}.") from error
         yield connection
     finally:
         connection.close()
 
 
 def copy(source: sqlite3.Connection, destination: Path, portable: bool = False) -> None:
-    """Copy what a connection's read transaction sees; to flush the copy is the caller's.
+    """Copy the database as a connection's read transaction sees it. The caller flushes the copy.
 
-    It is one step of SQLite's backup API: the usual many small steps start again at every foreign commit.
+    The copy is one step of SQLite's backup API: with many small steps, each commit of another process restarts it.
 
     Args:
-        source: within a read transaction.
-        destination: a new file; only its owner can read it.
-        portable: take WAL mode off the copy, so that any tool opens it, on a read-only medium too.
+        source: a connection within a read transaction.
+        destination: new file, created with mode 0600.
+        portable: take the copy out of WAL mode, so that any tool can open it, also on a read-only medium.
     """
     os.close(os.open(destination, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     target = sqlite3.connect(destination, isolation_level=None)
     try:
-        # The copy is thrown away if anything fails before it is flushed.
+        # A failure before the flush discards the copy, so it needs no journal.
         target.execute("PRAGMA synchronous=OFF")
         target.execute("PRAGMA journal_mode=OFF")
         source.backup(target, pages=-1)
@@ -99,7 +99,7 @@ def copy(source: sqlite3.Connection, destination: Path, portable: bool = False) 
 
 
 def flush(path: Path) -> None:
-    """Put a file or a directory on disk (fsync)."""
+    """Flush a file or a directory to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

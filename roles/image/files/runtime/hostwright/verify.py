@@ -1,4 +1,4 @@
-"""Verify backups: read all of them from the disk, and compare with what was written."""
+"""Verify backups: read all files from the disk and compare them with the recorded hashes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +11,10 @@ from hostwright.media import Reader
 
 
 def verify(output: Path, names: Sequence[str] = ()) -> dict[str, Any]:
-    """Verify backups of a directory, all of them where none is named.
+    """Verify the named backups of a directory, or all.
 
     Returns:
-        ``verified``: ids; ``wrong``: for each other one its id and its problem.
+        ``verified``: ids; ``wrong``: id and problem of each other backup.
 
     Raises:
         BackupError: the directory cannot be read.
@@ -31,16 +31,16 @@ def verify(output: Path, names: Sequence[str] = ()) -> dict[str, Any]:
                 reader.require(backup)
             verified.append(backup.id)
         except BackupError as error:
-            if names or backup.seal.exists():  # else it has been removed meanwhile, as old ones are
+            if names or backup.seal.exists():  # otherwise it has just been removed as an old one
                 wrong.append({"id": backup.id, "problem": str(error)})
     return {"verified": verified, "wrong": wrong}
 
 
 class Files:
-    """Reads the files of backups; those that several of them share are read once."""
+    """Verifies the files of backups; a file that several backups share is read once."""
 
     def __init__(self) -> None:
-        """Begin with nothing read."""
+        """Start with no file verified."""
         self._media = Reader()
         self._archives: set[tuple[object, ...]] = set()
 
@@ -48,7 +48,7 @@ class Files:
         """Verify one backup; return its manifest.
 
         Raises:
-            BackupError: says what is missing or damaged.
+            BackupError: a file is missing or damaged; the message names it.
         """
         manifest = self.require_without_archive(backup)
         try:
@@ -63,11 +63,11 @@ class Files:
         return manifest
 
     def require_without_archive(self, backup: Backup) -> dict[str, Any]:
-        """Verify all but the archive, which is read as it is unpacked; return the manifest."""
+        """Verify all files except the archive, which is verified when it is unpacked; return the manifest."""
         manifest = catalogue.read(backup)
         try:
             if disk.read_back(backup.config) != file_of(manifest["config"]):
-                raise BackupError(f"{backup.config}: is damaged, or another backup's.")
+                raise BackupError(f"{backup.config}: is damaged, or belongs to another backup.")
         except OSError as error:
             raise BackupError(f"{backup.config}: cannot be read: {error.strerror}.") from error
         if manifest["media"] is not None:

@@ -1,9 +1,9 @@
-"""A site's background process: a management command that runs while its release is live, and rests while one commits.
+"""A worker: a management command that runs while its release is live, and is stopped while another release commits.
 
-The container goes on while the command rests: the Engine would remember a container that was stopped by hand, after
-a reboot too, and nobody would start it again if the committer died. So the committer makes a file ``rest`` beside the
-release's socket, whose modification time is a deadline: while that lies ahead, the command does not run. That nothing
-of it runs any more is answered by a file ``rested-<worker>``.
+The container keeps running while the command is stopped. If the committer stopped the container instead and then died,
+nobody would start it again: the Engine does not restart a container that was stopped by hand, even after a reboot. So
+the committer creates a file ``rest`` beside the release's socket. Its modification time is a deadline: the command does
+not run before it. When no process of the command is left, the worker creates the file ``rested-<worker>``.
 """
 
 import contextlib
@@ -26,15 +26,15 @@ _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
 class Worker:
-    """The parent of the command, and of whatever that leaves behind."""
+    """The parent process of the command and of the command's orphans."""
 
     def __init__(self, release: Configuration, name: str, words: Sequence[str]) -> None:
-        """Take what to run.
+        """Prepare to run a command.
 
         Args:
-            release: this one; it decides how long the command may take to end.
-            name: the worker's.
-            words: the command and its arguments, as ``manage.py`` gets them.
+            release: configuration of this release; ``stop_timeout`` limits how long the command may take to end.
+            name: name of the worker.
+            words: the command and its arguments, as for ``manage.py``.
         """
         self._release = release
         self._own = current.number()
@@ -46,13 +46,13 @@ class Worker:
         self._asked_to_end = False
 
     def run(self) -> NoReturn:
-        """Run the command whenever it may run, and end with its exit status as soon as it ends by itself.
+        """Run the command whenever it may run. When it ends by itself, exit with its exit status.
 
-        SIGTERM is passed on to it; while it does not run, SIGTERM ends this process with exit status 0.
+        Signals are passed on to the command. While it does not run, SIGTERM ends this process with exit status 0.
         """
-        # As the first process of a container this one gets a signal only if it is handled, or blocked and fetched.
+        # The first process of a container receives a signal only if it handles it, or blocks and fetches it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # It is given orphans even if it is not the first one.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # Adopts orphans even if it is not the first process.
         while True:
             self._wait()
             arguments = [sys.executable, "manage.py", *self._words]
@@ -68,33 +68,33 @@ class Worker:
             return False
 
     def _may_run(self) -> bool:
-        # In this order: the committer renames current first and then removes the file.
-        return not self._resting() and current.named(self._release) == self._own
+        # The order matters: the committer renames current before it removes the file.
+        return not self._resting() and current.live(self._release) == self._own
 
     def _wait(self) -> None:
-        """Return when the command may run, without Django and without the database until then."""
-        said = ""
+        """Wait until the command may run. Until then neither Django nor the database is used."""
+        reported = ""
         while not self._may_run():
             if self._resting():
                 self._rested.touch()
             reason = self._reason()
-            if reason != said:
+            if reason != reported:
                 print(f"hostwright: {reason}.", flush=True)
-                said = reason
+                reported = reason
             self._fetch_signal()
             self._reap()
             if self._asked_to_end:
                 self._rested.unlink(missing_ok=True)
                 sys.exit(0)
-        self._rested.unlink(missing_ok=True)  # This process has made it, or one that was killed.
+        self._rested.unlink(missing_ok=True)  # Made by this process, or by one that was killed.
 
     def _reason(self) -> str:
-        if current.named(self._release) == self._own:
-            return f"release {self._own} rests while another one is committed"
+        if current.live(self._release) == self._own:
+            return f"release {self._own} rests while another release is committed"
         return current.reason(self._release)
 
     def _watch(self) -> None:
-        """Return when the command may not run any more; end with it if it ends before that."""
+        """Wait until the command may no longer run. If it ends before that, exit with its status."""
         while self._asked_to_end or self._may_run():
             received = self._fetch_signal()
             if received:
@@ -104,7 +104,7 @@ class Worker:
                 sys.exit(self._status)
 
     def _end(self) -> None:
-        """End the command and all that it has started; who takes longer than ``stop_timeout`` is killed."""
+        """End the command and all its descendants; kill what runs longer than ``stop_timeout``."""
         until = time.monotonic() + self._release.server.stop_timeout
         os.killpg(self._command, signal.SIGTERM)
         while self._reap():
@@ -113,26 +113,26 @@ class Worker:
             self._fetch_signal()
 
     def _kill_children(self) -> None:
-        """Kill what has no parent but this process; what those have started becomes its child then."""
+        """Kill the direct children. Their own children then become children of this process."""
         own = os.getpid()
         for child in Path(f"/proc/{own}/task/{own}/children").read_text(encoding="ascii").split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(child), signal.SIGKILL)
 
     def _fetch_signal(self) -> int:
-        """Wait for a moment; return the signal that the command is to get, 0 if there is none."""
+        """Wait for a short time; return the signal to pass on to the command, or 0."""
         received = signal.sigtimedwait({*_PASSED_ON, signal.SIGCHLD}, _PAUSE)
         number = received.si_signo if received else 0
         self._asked_to_end = self._asked_to_end or number in _END
         return number if number in _PASSED_ON else 0
 
     def _reap(self) -> bool:
-        """Take leave of children that have ended, orphans too; return whether there are others."""
+        """Reap children that have ended, including orphans; return whether any are left."""
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if ended[0] == self._command:
                     code = os.waitstatus_to_exitcode(ended[1])
-                    self._status = code if code >= 0 else 128 - code  # as shells and Docker tell of a signal
+                    self._status = code if code >= 0 else 128 - code  # the convention of shells and Docker for a signal
                     self._command = 0
             return True
         return False
