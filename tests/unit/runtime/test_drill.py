@@ -139,7 +139,7 @@ def test_what_a_killed_drill_left_goes_and_nothing_else(release: Release, scratc
     assert list(scratch.iterdir()) == []
     (scratch / "precious").touch()
     result = release.verb("drill", "--output", release.backups, "--scratch", scratch)
-    assert (result.returncode, "precious in it is not a drill's" in result.stderr) == (2, True)
+    assert (result.returncode, "contains precious" in result.stderr) == (2, True)
     assert [path.name for path in scratch.iterdir()] == ["precious"]
     result = release.verb("drill", "--output", release.backups, "--scratch", scratch / "nowhere")
     assert (result.returncode, "is missing" in result.stderr) == (2, True)

@@ -66,14 +66,14 @@ def test_which_backup_is_meant(release: Release) -> None:
     assert chosen((moments[1] + timedelta(milliseconds=500)).isoformat()) == made[1]
     assert chosen((moments[2] + timedelta(days=400)).strftime("%Y-%m-%d")) == made[2]
     assert chosen(moments[0].strftime("%Y-%m-%dT%H:%M:%S") + "Z") == made[0]
-    with pytest.raises(BackupError, match=f"no backup is as old as .* The oldest is {made[0]}"):
+    with pytest.raises(BackupError, match=f"no backup was made at or before .* The oldest is {made[0]}"):
         chosen((moments[0] - timedelta(seconds=1)).isoformat())
-    with pytest.raises(BackupError, match="there is no backup 20200101T000000Z-r1"):
+    with pytest.raises(BackupError, match="backup 20200101T000000Z-r1 does not exist"):
         chosen("20200101T000000Z-r1")
-    with pytest.raises(BackupError, match="'yesterday' is no backup's id, no time such as"):
+    with pytest.raises(BackupError, match="'yesterday' is not a backup's id, a time such as"):
         chosen("yesterday")
     (release.root / "empty").mkdir()
-    with pytest.raises(BackupError, match="there is no backup"):
+    with pytest.raises(BackupError, match="has no backups"):
         restore.choose(release.root / "empty", "latest")
     assert datetime.now(UTC) > moments[2]
 
@@ -87,7 +87,7 @@ def test_a_target_that_is_not_free_is_left_alone(release: Release, target: Path,
     with pytest.raises(DatabaseError, match=f"db.sqlite3{suffix} exists: a restore never overwrites"):
         restore.restore(release.backups, "latest", target)
     with pytest.raises(DatabaseError, match="exists"):
-        restore.take_in(release.database, target)
+        restore.import_database(release.database, target)
     assert (beside(target), stale.read_bytes()) == ([stale.name], b"stale")
     with pytest.raises(DatabaseError, match="is missing"):
         restore.restore(release.backups, "latest", release.root / "nowhere" / "db.sqlite3")
@@ -298,7 +298,7 @@ def test_what_lies_in_its_wal_comes_along(target: Path, tmp_path: Path) -> None:
     there = sorted(each.name for each in tmp_path.iterdir() if each.name.startswith("old"))
     assert there == ["old.sqlite3", "old.sqlite3-shm", "old.sqlite3-wal"]
     before = {name: (tmp_path / name).read_bytes() for name in there}
-    assert restore.take_in(path, target)["rows"]["account"] == 1001
+    assert restore.import_database(path, target)["rows"]["account"] == 1001
     # It is only read.
     assert {name: (tmp_path / name).read_bytes() for name in there} == before
     connection.close()
@@ -315,23 +315,23 @@ def test_what_a_crash_left_half_done_is_taken_back_by_its_journal(target: Path, 
     )
     subprocess.run([sys.executable, "-c", half, path], check=True)
     assert (tmp_path / "old.sqlite3-journal").stat().st_size
-    restore.take_in(path, target)
+    restore.import_database(path, target)
     assert one(target, "SELECT sum(balance) FROM account") == SUM
 
 
 def test_an_archive_of_a_backup_can_be_taken_in(release: Release, ledger: Path, target: Path) -> None:
     manifest = make(release)
     archive = release.backups / manifest["archive"]["name"]
-    assert restore.take_in(archive, target)["rows"] == manifest["rows"]
+    assert restore.import_database(archive, target)["rows"] == manifest["rows"]
     target.unlink()
     data = archive.read_bytes()
     for broken in (data[: len(data) // 2], data[:-1]):
         (release.root / "cut.zst").write_bytes(broken)
         with pytest.raises(BackupError, match=r"is truncated|does not unpack"):
-            restore.take_in(release.root / "cut.zst", target)
+            restore.import_database(release.root / "cut.zst", target)
     damage(archive)
-    with pytest.raises(BackupError, match=r"does not unpack|is damaged|is no SQLite database"):
-        restore.take_in(archive, target)
+    with pytest.raises(BackupError, match=r"does not unpack|is damaged|is not a SQLite database"):
+        restore.import_database(archive, target)
     assert beside(target) == []
     assert ledger.exists()
 
@@ -363,9 +363,9 @@ def damaged(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make_it", "message"),
     [
-        (text, "is no SQLite database"),
-        (empty, "is no SQLite database"),
-        (directory, "is no file: name a SQLite database"),
+        (text, "is not a SQLite database"),
+        (empty, "is not a SQLite database"),
+        (directory, "is not a file. Name a SQLite database"),
         (cut, "the database is damaged"),
         (damaged, "the database is damaged"),
     ],
@@ -375,11 +375,11 @@ def test_what_is_no_database_is_refused(
 ) -> None:
     make_it(tmp_path / "old")
     with pytest.raises(BackupError, match=message):
-        restore.take_in(tmp_path / "old", target)
+        restore.import_database(tmp_path / "old", target)
     assert beside(target) == []
 
 
 def test_foreign_keys_that_point_nowhere_are_told(target: Path, tmp_path: Path) -> None:
     create(tmp_path / "old")
     execute(tmp_path / "old", "INSERT INTO move (source, target, amount) VALUES (99999, 1, 5)")
-    assert restore.take_in(tmp_path / "old", target)["foreign_key_violations"] == 1
+    assert restore.import_database(tmp_path / "old", target)["foreign_key_violations"] == 1

@@ -172,7 +172,7 @@ def test_a_socket_s_place(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="directory is missing"):
         serve.remove_stale_socket(tmp_path / "nowhere" / "app.sock")
     (tmp_path / "app.sock").write_text("a file", encoding="utf-8")
-    with pytest.raises(ConfigurationError, match="is no socket"):
+    with pytest.raises(ConfigurationError, match="is not a socket"):
         serve.remove_stale_socket(tmp_path / "app.sock")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "live.sock"))
@@ -306,7 +306,7 @@ def test_a_command_that_does_not_know_sigterm_ends_at_once(release: Release, ser
 
 def test_work_without_a_command_is_refused(release: Release) -> None:
     result = release.verb("work")
-    assert (result.returncode, "which management command" in result.stderr) == (2, True)
+    assert (result.returncode, "name a management command" in result.stderr) == (2, True)
 
 
 SHADOWS = ("__init__.py", "granian/__init__.py", "click/__init__.py", "hostwright/__init__.py", "zstandard/__init__.py")

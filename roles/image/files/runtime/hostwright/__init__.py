@@ -1,3 +1,3 @@
-"""The runtime: what a site's image carries to make an unmodified Django project deployable."""
+"""The runtime: the package in a site's image that makes an unmodified Django project deployable."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""``python3 -m hostwright VERB``: what the roles do inside the image."""
+"""Command line of the runtime: ``python3 -m hostwright VERB``, run in containers by the roles."""
 
 import argparse
 import json
@@ -13,33 +13,33 @@ import hostwright.sqlite  # before anything imports sqlite3
 from hostwright.errors import HostwrightError
 from hostwright.limit import ended_after
 
-# They leave the cores to whoever waits for an answer.
-_PATIENT = ("backup", "verify", "drill")
+# These run at low priority, so that they do not delay requests.
+_BACKGROUND = ("backup", "verify", "drill")
 _NICENESS = 10
 
 
 def parser() -> argparse.ArgumentParser:
-    """Build the command line's parser."""
+    """Return the parser of the command line."""
     top = argparse.ArgumentParser(prog="hostwright", description="The runtime of a site deployed by Hostwright.")
     top.add_argument("--version", action="version", version=f"hostwright {hostwright.__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
 
     verb = verbs.add_parser("install", help="prepare the image (at build, as root)")
     verb.add_argument(
-        "--prefix", type=Path, default=Path("/opt/hostwright"), help="holds requirements, server, runtime"
+        "--prefix", type=Path, default=Path("/opt/hostwright"), help="directory of requirements, server, runtime"
     )
-    verb.add_argument("--root", type=Path, default=Path("/"), help="of the file system")
+    verb.add_argument("--root", type=Path, default=Path("/"), help="root of the file system")
 
     verb = verbs.add_parser("collect", help="collect the static files and check the project (at build)")
-    verb.add_argument("--output", type=Path, default=Path("/static"), help="gets the directories vendor and site")
+    verb.add_argument("--output", type=Path, default=Path("/static"), help="target of the directories vendor and site")
     verb.add_argument("--requirements", type=Path, default=Path("/opt/hostwright/requirements"))
 
     verb = verbs.add_parser("preflight", help="import the project and check that it can be deployed")
-    verb.add_argument("--pending", action="store_true", help="compare its migrations with the database too")
+    verb.add_argument("--pending", action="store_true", help="also compare its migrations with the database")
 
-    verbs.add_parser("migrator", help="copy and migrate databases at the committer's word, by lines of JSON")
+    verbs.add_parser("migrator", help="copy and migrate databases as the committer commands in lines of JSON")
 
-    verbs.add_parser("serve", help="run the WSGI server on the release's socket, once current names the release")
+    verbs.add_parser("serve", help="wait until current names the release, then run the WSGI server")
 
     verb = verbs.add_parser("work", help="run a management command while current names the release")
     verb.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="and its arguments")
@@ -50,44 +50,44 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("probe", help="wait until the release answers on its socket")
     verb.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
 
-    verb = verbs.add_parser("backup", help="make one verified backup, remove what need not be kept")
+    verb = verbs.add_parser("backup", help="make one verified backup, and remove old ones")
     _in_backups(verb)
     verb.add_argument("--record", type=Path, help="release.json (default: beside the release's socket)")
-    verb.add_argument("--keep", metavar="JSON", help='how many stay: {"last":24,"hourly":48,"daily":14,"weekly":8,…}')
-    verb.add_argument("--level", type=int, choices=range(1, 20), default=3, metavar="1…19", help="of zstd")
-    verb.add_argument("--media", type=Path, help="the site's media directory (default: media files are left out)")
+    verb.add_argument("--keep", metavar="JSON", help='to keep: {"last":24,"hourly":48,"daily":14,"weekly":8,…}')
+    verb.add_argument("--level", type=int, choices=range(1, 20), default=3, metavar="1…19", help="level of zstd")
+    verb.add_argument("--media", type=Path, help="the site's media directory (default: no media files)")
 
-    verb = verbs.add_parser("verify", help="read backups from the disk and compare them with what was written")
+    verb = verbs.add_parser("verify", help="read backups from the disk and compare them with the recorded hashes")
     _in_backups(verb)
     verb.add_argument("ids", nargs="*", metavar="ID", help="default: all")
 
-    verb = verbs.add_parser("restore", help="restore a backup, or import a database, to where none is")
+    verb = verbs.add_parser("restore", help="restore a backup, or import a database, to a path that does not exist")
     _in_backups(verb)
     what = verb.add_mutually_exclusive_group(required=True)
-    what.add_argument("--backup", metavar="ID|latest|TIME", help="the newest one not younger than TIME (UTC)")
+    what.add_argument("--backup", metavar="ID|latest|TIME", help="the newest made at or before TIME (UTC)")
     what.add_argument("--file", type=Path, help="a SQLite database, or an archive of one (.sqlite3.zst)")
-    verb.add_argument("--target", type=Path, required=True, help="the database; its directory exists")
-    verb.add_argument("--media", type=Path, help="gets back the media files that are missing there")
+    verb.add_argument("--target", type=Path, required=True, help="path of the database; its directory must exist")
+    verb.add_argument("--media", type=Path, help="restore the media files that are missing in this directory")
 
-    verb = verbs.add_parser("drill", help="restore a backup into a scratch place and boot the release on it")
+    verb = verbs.add_parser("drill", help="restore a backup into a scratch directory and boot the release on it")
     _in_backups(verb)
     verb.add_argument("--backup", metavar="ID|latest|TIME", default="latest")
-    verb.add_argument("--scratch", type=Path, required=True, help="a directory; empty, and empty again afterwards")
+    verb.add_argument("--scratch", type=Path, required=True, help="an empty directory; emptied again at the end")
     return top
 
 
 def _in_backups(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--output", type=Path, default=Path("/site/backups"), help="the directory of the backups")
-    verb.add_argument("--time-limit", type=float, metavar="SECONDS", help="then the process ends itself")
+    verb.add_argument("--time-limit", type=float, metavar="SECONDS", help="end the process after this time")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """Do what the command line says.
+    """Run the verb of the command line.
 
-    Each verb imports what it needs itself: a process that does not need Django does not load it.
+    Each verb imports its own modules, so that a process that does not need Django does not load it.
 
     Returns:
-        What to print as one line of JSON.
+        The result to print as one line of JSON, or None.
     """
     match arguments.verb:
         case "install":
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
             from hostwright import collect
 
             found = collect.collect(arguments.output, arguments.requirements)
-            # A process of its own imports the project anew, with the manifest of static files there.
+            # In a new process, which imports the project with the manifest of static files in place.
             done = subprocess.run([sys.executable, "-m", "hostwright", "preflight"], stdout=sys.stderr, check=False)
             return found if done.returncode == 0 else sys.exit(done.returncode)
         case "preflight":
@@ -142,7 +142,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
             with ended_after(arguments.time_limit, f"the restore to {arguments.target}"):
                 if arguments.file is not None:
-                    return restore.take_in(arguments.file, arguments.target)
+                    return restore.import_database(arguments.file, arguments.target)
                 return restore.restore(arguments.output, arguments.backup, arguments.target, arguments.media)
         case "drill":
             from hostwright import drill
@@ -156,10 +156,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        The exit status: 0, 1 (what the verb looks at is not right), 2 (wrong usage or configuration), 75 (busy).
+        The exit status: 0, 1 (failure, or a damaged backup), 2 (wrong usage or configuration), 75 (busy).
     """
     arguments = parser().parse_args(argv)
-    if arguments.verb in _PATIENT:
+    if arguments.verb in _BACKGROUND:
         os.nice(_NICENESS)
     try:
         answer = run(arguments)

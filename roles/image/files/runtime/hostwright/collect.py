@@ -1,7 +1,7 @@
-"""Collect the static files while the image is built, in two parts: what changes rarely, and the project's own.
+"""Collect the static files while the image is built, in two parts: those of the requirements, and the project's own.
 
-They are collected where the site will have them, before anything else of the project is looked at: code that asks for
-the name of a static file while it is imported finds the manifest of hashed names from then on, as when the site runs.
+They are collected into their final directory before the project is imported completely, so that code that asks for the
+name of a static file while it is imported finds the manifest of hashed names, as when the site runs.
 """
 
 import os
@@ -22,15 +22,15 @@ def collect(output: Path, requirements: Path) -> dict[str, Any]:
     """Run Django's collectstatic into ``STATIC_ROOT``, and split what it collects.
 
     Args:
-        output: gets ``vendor`` (files of the requirements, such as the admin's) and ``site`` (all others, and the
-            manifest of hashed names). Both are replaced.
-        requirements: the directory of the project's requirements.
+        output: target of the directories ``vendor`` (files of the requirements, such as the admin's) and ``site`` (all
+            other files, and the manifest of hashed names). Both are replaced.
+        requirements: directory of the project's requirements.
 
     Returns:
-        Numbers of files by part.
+        The number of files by part.
 
     Raises:
-        ProjectError: collectstatic fails; says which file.
+        ProjectError: collectstatic failed; the message names the file.
     """
     shutil.rmtree(STATIC_ROOT, ignore_errors=True)
     STATIC_ROOT.mkdir(parents=True)
@@ -50,20 +50,20 @@ def collect(output: Path, requirements: Path) -> dict[str, Any]:
 
 
 def _set_up(settings: Any) -> None:
-    """Set Django up while static files have their plain names: no hash is known before all are collected."""
+    """Set up Django with plain names of static files: hashes are unknown until all files are collected."""
     storages = settings.STORAGES
     plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
     settings.STORAGES = {**storages, "staticfiles": plain}
     project.setup()
     settings.STORAGES = storages
-    # Storages that have been made meanwhile are made anew.
+    # Discard storages that were created with the temporary setting.
     from django.test.signals import storages_changed
 
     storages_changed(setting="STORAGES")
 
 
 def _collect() -> dict[str, str]:
-    """Fill ``STATIC_ROOT``; return original names by hashed name."""
+    """Run collectstatic; return original names by hashed name."""
     from django.contrib.staticfiles.storage import staticfiles_storage
     from django.core.files.storage import FileSystemStorage
     from django.core.management import call_command
@@ -71,12 +71,12 @@ def _collect() -> dict[str, str]:
     storage: Any = staticfiles_storage
     if not isinstance(storage, FileSystemStorage):
         raise ProjectError(
-            f"The static files storage {type(storage).__name__} does not put files into STATIC_ROOT: "
-            "Nginx could not serve them. Use Django's StaticFilesStorage or ManifestStaticFilesStorage."
+            f"The static files storage {type(storage).__name__} does not write files to STATIC_ROOT, so Nginx "
+            "cannot serve them. Use Django's StaticFilesStorage or ManifestStaticFilesStorage."
         )
     if Path(storage.location) != STATIC_ROOT:
         raise ProjectError(
-            f"STORAGES['staticfiles'] sets its own location ({storage.location}): leave it to STATIC_ROOT."
+            f"STORAGES['staticfiles'] sets its own location ({storage.location}): remove it; STATIC_ROOT applies."
         )
     with project.explained("collectstatic"):
         call_command("collectstatic", interactive=False, verbosity=0)
@@ -85,7 +85,7 @@ def _collect() -> dict[str, str]:
 
 
 def _sources() -> dict[str, Path]:
-    """Find the source of each static file, by its name; the first finder wins, as in collectstatic."""
+    """Return the source of each static file by name; the first finder wins, as in collectstatic."""
     from django.contrib.staticfiles.finders import get_finders
 
     found: dict[str, Path] = {}
@@ -111,7 +111,7 @@ def _split(
         target = parts[part] / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.hardlink_to(path)
-        # The source's time, so that Last-Modified and ETag stay the same over builds.
+        # The source's time, so that Last-Modified and ETag are the same after each build.
         modified = source.stat().st_mtime if source is not None else newest
         os.utime(target, (modified, modified))
         target.chmod(0o644)

@@ -1,4 +1,4 @@
-"""What a database holds: its rows, whether it is whole, and one hash over schema and rows."""
+"""Examine a database: row counts, integrity, and one hash over schema and rows."""
 
 import hashlib
 import sqlite3
@@ -13,22 +13,22 @@ from urllib.parse import quote
 
 from hostwright.errors import BackupError
 
-# Part of what is hashed: another definition gives other hashes, never the same one for something else.
+# Hashed first, so that a changed definition of the hash changes every hash.
 _DEFINITION = b"hostwright logical hash 1\n"
 _GROUP = 256
 _LARGE = 16384
 _KINDS = {type(None): b"n", int: b"i", float: b"f", bytearray: b"t", bytes: b"b"}
-_OPERANDS = 50  # SQLite takes an expression 1000 deep, and a table 2000 wide
+_OPERANDS = 50  # SQLite limits an expression to a depth of 1000; a table can have 2000 columns
 
 
 @dataclass(frozen=True)
 class Content:
-    """What was found in a database that is whole.
+    """The content of an intact database.
 
     Attributes:
-        rows: by table.
-        logical_sha256: of schema and rows.
-        foreign_key_violations: foreign keys that point nowhere: the application's own fault, which a copy repeats.
+        rows: row count by table.
+        logical_sha256: hash of schema and rows.
+        foreign_key_violations: number of dangling foreign keys: an error of the application, which a copy repeats.
         migrations_head: Django's last applied migration by application.
     """
 
@@ -39,12 +39,12 @@ class Content:
 
 
 def examine(database: Path) -> Content:
-    """Check a database that nobody uses, and read all of it.
+    """Check and read a database that no other process uses.
 
-    The check of its structure, which is one long step of SQLite, runs beside the reading of the rows.
+    SQLite's integrity check, one long step, runs in a thread while the rows are read.
 
     Raises:
-        BackupError: it is damaged, or no database.
+        BackupError: the file is damaged, or not a database.
     """
     checking = _Check(database)
     try:
@@ -58,8 +58,8 @@ def examine(database: Path) -> Content:
             connection.close()
     except sqlite3.Error as error:
         checking.join()
-        checking.result()  # says more
-        raise BackupError(f"{database}: cannot be read: {error}.") from error
+        checking.result()  # its message has more details
+        raise BackupError(f"{database}: cannot read the database: {error}.") from error
     finally:
         checking.join()
     checking.result()
@@ -67,9 +67,9 @@ def examine(database: Path) -> Content:
 
 
 def open_database(database: Path) -> sqlite3.Connection:
-    """Open a database for reading, with the functions that Django's indexes and generated columns may call.
+    """Open a database read-only, with the functions that Django's indexes and generated columns may call.
 
-    A database that is not in WAL mode can be read from a read-only medium.
+    A database that is not in WAL mode can be on a read-only medium.
     """
     connection = sqlite3.connect(
         f"file:{quote(str(database))}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
@@ -85,10 +85,10 @@ def open_database(database: Path) -> sqlite3.Connection:
 def rows(connection: sqlite3.Connection) -> dict[str, int]:
     """Count the rows of every table.
 
-    Virtual tables are left out: their content is in ordinary ones, which are counted.
+    Virtual tables are omitted: their content is in ordinary tables, which are counted.
 
     Args:
-        connection: its transaction says of which moment.
+        connection: its transaction determines the state that is read.
     """
     return {
         name: connection.execute(f"SELECT count(*) FROM {_quoted(name)}").fetchone()[0]  # noqa: S608 (quoted)
@@ -97,18 +97,19 @@ def rows(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def logical_hash(connection: sqlite3.Connection, each_group: Callable[[], object] = lambda: None) -> str:
-    """Hash schema and rows: the same for the same content, however its pages lie.
+    """Hash schema and rows. The result does not depend on the layout of the pages.
 
-    It is SHA-256 over the definition's name; ``user_version`` and ``application_id``; type, name, table and SQL text
-    of each entry of the schema, by type and name; and each table that is not virtual, by name, with its stored
-    columns: first the rows whose values together have at most 16384 bytes, in groups of 256, then each larger one
-    alone, all in the order of the rowid (of the primary key in a table without). Of each group each column counts: a
-    letter for the type of each value, the integers and then the real numbers (8 bytes each, little-endian), the
-    lengths of texts and blobs likewise, and their bytes.
+    It is SHA-256 over: the definition's name; ``user_version`` and ``application_id``; type, name, table and SQL text
+    of each entry of the schema, by type and name; each table that is not virtual, by name, with its stored columns.
+
+    Of a table first the rows whose values have at most 16384 bytes in total are read, in groups of 256, then each
+    larger row alone, all in the order of the rowid (or of the primary key in a table without). Each column of a group
+    adds a letter for the type of each value, the integers and then the real numbers (8 bytes each, little-endian), the
+    lengths of texts and blobs in the same form, and their bytes.
 
     Args:
-        connection: its transaction says of which moment; texts are read as bytes from now on.
-        each_group: called once a group; what it raises ends the reading.
+        connection: its transaction determines the state that is read.
+        each_group: called for each group of rows; an exception from it ends the reading.
     """
     digest = hashlib.sha256(_DEFINITION)
     before = connection.text_factory
@@ -133,7 +134,7 @@ def logical_hash(connection: sqlite3.Connection, each_group: Callable[[], object
 
 
 def _add(digest: Any, group: Sequence[Sequence[Any]]) -> None:
-    """Hash a group of rows column by column: Python handles whole columns much faster than single values."""
+    """Hash a group of rows by column: Python processes whole columns much faster than single values."""
     for column in zip(*group, strict=True):
         kinds = b"".join([_KINDS[kind] for kind in map(type, column)])
         digest.update(kinds)
@@ -145,7 +146,7 @@ def _add(digest: Any, group: Sequence[Sequence[Any]]) -> None:
         if present & set(b"tb"):
             long = column if present <= set(b"tb") else [value for value in column if type(value) in (bytearray, bytes)]
             digest.update(_numbers("q", list(map(len, long))))
-            digest.update(long[0] if len(long) == 1 else b"".join(long))  # a large one is not copied
+            digest.update(long[0] if len(long) == 1 else b"".join(long))  # avoids a copy of a large value
 
 
 def _numbers(code: str, values: list[Any]) -> bytes:
@@ -164,14 +165,14 @@ def _tables(connection: sqlite3.Connection) -> list[str]:
 
 
 def _queries(connection: sqlite3.Connection, table: str) -> list[tuple[int, str]]:
-    """Return how many rows to read at a time, and the query, for the small rows and for the large ones."""
+    """Return a group size and a query, for the small rows and for the large rows."""
     columns = [
         (bytes(name).decode(), key, hidden)
         for name, key, hidden in connection.execute(
             "SELECT CAST(name AS BLOB), pk, hidden FROM pragma_table_xinfo(?)", (table,)
         )
     ]
-    stored = [_quoted(name) for name, _, hidden in columns if hidden != 2]  # a generated column is kept or computed
+    stored = [_quoted(name) for name, _, hidden in columns if hidden != 2]  # 2: a generated column that is not stored
     without_rowid = connection.execute(
         "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND CAST(name AS BLOB) = ?", (table.encode(),)
     ).fetchone()[0]
@@ -197,14 +198,14 @@ def _violations(connection: sqlite3.Connection) -> int:
 
 
 def migrations_head(connection: sqlite3.Connection) -> dict[str, str]:
-    """Read Django's last applied migration of each application; empty where there is no table of them."""
+    """Return Django's last applied migration by application; empty if the table does not exist."""
     if "django_migrations" not in _tables(connection):
         return {}
     return dict(connection.execute("SELECT app, name FROM django_migrations ORDER BY id").fetchall())
 
 
 class _Check(threading.Thread):
-    """Runs SQLite's integrity check beside other work."""
+    """A thread that runs SQLite's integrity check."""
 
     def __init__(self, database: Path) -> None:
         super().__init__(daemon=True)
@@ -223,6 +224,6 @@ class _Check(threading.Thread):
             self._problems = [str(error)]
 
     def result(self) -> None:
-        """Raise what the check found."""
+        """Raise BackupError if the check found damage."""
         if self._problems:
             raise BackupError(f"{self._database}: the database is damaged: {'; '.join(self._problems)}")

@@ -1,4 +1,4 @@
-"""The drill: restore a backup into a scratch place, boot the release on it, probe it."""
+"""The drill: restore a backup into a scratch directory, boot the release on it, and probe it."""
 
 import contextlib
 import json
@@ -19,32 +19,32 @@ from hostwright.errors import BackupError, ConfigurationError
 _BOOT_SECONDS = 60
 _PAUSE = 0.05
 _EXCERPT = 25
-# What a drill makes in its scratch directory.
+# Names that a drill creates in its scratch directory.
 _OWN = ("db.sqlite3", "run", "config", "log", "answer", TEMPORARY)
 
 
 def drill(output: Path, wanted: str, scratch: Path) -> dict[str, Any]:
     """Prove that a backup can be restored and that the site runs on it.
 
-    The database is restored as for a real restore; migrations that the image has and the backup lacks are applied, as
-    a real restore would; then ``migrate --check``, and the image's own server on a socket in the scratch directory.
+    As in a real restore, the database is restored, and migrations that the image has and the backup lacks are applied.
+    Then ``migrate --check`` runs, and the image's own server on a socket in the scratch directory.
 
     Args:
-        output: the directory of the backups.
-        wanted: as of ``restore.restore``.
-        scratch: an empty directory, or one in which a killed drill has left something; empty again afterwards.
+        output: directory of the backups.
+        wanted: as in ``restore.restore``.
+        scratch: directory that is empty or has only files of a killed drill; it is emptied again at the end.
 
     Returns:
         ``id``, ``rows_total``, ``migrated``, ``health`` and ``seconds``.
 
     Raises:
-        BackupError: the restore, the migrations, the check or the probe failed; holds the end of its log.
+        BackupError: the restore, the migrations, the check or the probe failed; the message ends with the log's tail.
     """
     start = time.monotonic()
     configuration.require().require_socket()
     _require_own(scratch)
-    # The first process of a container has no default handlers; and a drill that is ended clears up.
-    signal.signal(signal.SIGTERM, _end_properly)
+    # The first process of a container has no default handlers, and a terminated drill must clean up.
+    signal.signal(signal.SIGTERM, _exit)
     _empty(scratch)
     try:
         database = scratch / "db.sqlite3"
@@ -70,9 +70,9 @@ def drill(output: Path, wanted: str, scratch: Path) -> dict[str, Any]:
 
 
 def _environment(scratch: Path, database: Path) -> dict[str, str]:
-    """Write the configuration of a release that lives in the scratch directory alone, and is the live one there.
+    """Write the configuration of a release within the scratch directory, where it is the live one.
 
-    It is the real release's in all but the paths of database and socket, so also in host, scheme and secrets.
+    Only the paths of database and socket and the number of processes differ from the real release's configuration.
     """
     number = current.number()
     data = json.loads(configuration.require_path().read_text(encoding="utf-8"))
@@ -88,7 +88,7 @@ def _environment(scratch: Path, database: Path) -> dict[str, str]:
 
 
 def _migrate(environment: Mapping[str, str]) -> bool:
-    """Apply the migrations that the image has and the backup lacks; return whether there were any."""
+    """Apply migrations that the image has and the backup lacks; return whether there were any."""
     if _run(environment, "manage.py", "migrate", "--check", "--noinput").returncode == 0:
         return False
     for options in (["--noinput"], ["--check", "--noinput"]):
@@ -119,7 +119,7 @@ def _boot(environment: Mapping[str, str], scratch: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _started(environment: Mapping[str, str], log: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a verb of the runtime; at the end it and its children are killed: nobody waits for their answers."""
+    """Run a verb of the runtime within the body; then kill it and its children."""
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "hostwright", *words],
@@ -146,16 +146,16 @@ def _end(log: str) -> str:
 
 
 def _require_own(directory: Path) -> None:
-    """Refuse a directory in which lies what no drill has left there."""
+    """Refuse a directory with files that are not a drill's."""
     if not directory.is_dir():
         raise ConfigurationError(f"{directory}: the scratch directory is missing.")
     foreign = [path.name for path in directory.iterdir() if not path.name.startswith(_OWN)]
     if foreign:
-        raise ConfigurationError(f"{directory}: is no scratch directory: {foreign[0]} in it is not a drill's.")
+        raise ConfigurationError(f"{directory}: the scratch directory contains {foreign[0]}: use an empty directory.")
 
 
 def _empty(directory: Path) -> None:
-    """Remove what is in the scratch directory, but not itself: it may be a mount."""
+    """Remove the content of the scratch directory, but not the directory: it may be a mount."""
     for path in directory.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -163,5 +163,5 @@ def _empty(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _end_properly(_number: int, _frame: object) -> None:
+def _exit(_number: int, _frame: object) -> None:
     sys.exit(128 + signal.SIGTERM)

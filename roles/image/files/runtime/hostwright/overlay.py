@@ -1,4 +1,4 @@
-"""What the deployment decides in a project's settings, as a pure function."""
+"""The settings that the deployment decides, as a pure function of the project's settings."""
 
 import os
 import time
@@ -10,20 +10,20 @@ from hostwright.configuration import STATIC_ROOT, Configuration
 from hostwright.errors import ProjectError
 
 OLDEST_DJANGO = (5, 1)
-# What `check --deploy` asks for and Nginx does: it redirects to HTTPS, and sends HSTS for nginx_tls_hsts.
+# Checks of `check --deploy` for what Nginx does: the redirect to HTTPS, and HSTS (nginx_tls_hsts).
 NGINX_CHECKS = ("security.W004", "security.W008")
 
 
 class Fallbacks(list[str]):
-    """SECRET_KEY_FALLBACKS that ends with the keys' time, also in a process that has run since before."""
+    """SECRET_KEY_FALLBACKS whose keys expire, also in a running process."""
 
     def __init__(self, keys: Iterable[str], until: Mapping[str, float]) -> None:
-        """Take the keys, and until when (seconds since 1970) those are accepted that do not stay."""
+        """Set the keys, and the end of validity (seconds since 1970) of those that expire."""
         super().__init__(keys)
         self._until = dict(until)
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the keys that are accepted now."""
+        """Yield the keys that are valid now."""
         now = time.time()
         return (key for key in super().__iter__() if self._until.get(key, now + 1) > now)
 
@@ -34,16 +34,16 @@ def overlay(
     secret_key: str,
     fallbacks: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Say which settings differ from the project's own.
+    """Return the settings that the deployment decides.
 
     Args:
         project: the project's settings by name; not changed.
-        configuration: None while an image is built.
-        secret_key: the site's.
-        fallbacks: the keys that it has replaced, and until when (seconds since 1970) each is accepted.
+        configuration: the release's configuration; None while an image is built.
+        secret_key: the site's secret key.
+        fallbacks: replaced keys with the end of their validity (seconds since 1970).
 
     Returns:
-        The settings to put over the project's.
+        The settings that replace the project's.
     """
     if configuration is not None and not configuration.production:
         return _development(project, configuration, secret_key)
@@ -82,18 +82,18 @@ def _development(project: Mapping[str, Any], configuration: Configuration, secre
 
 
 def like(theirs: object, path: Path) -> Any:
-    """Return a path in the type in which the project has that setting: ``MEDIA_ROOT / "x"`` goes on working.
+    """Return a path in the type of the project's setting, so that ``MEDIA_ROOT / "x"`` still works.
 
     Args:
-        theirs: the project's value; what is no path object (a text, None) makes the path a text, as Django does.
-        path: to return.
+        theirs: the project's value; if it is not a path object (a string, None), the result is a string.
+        path: the path to return.
     """
     kind: Any = type(theirs) if isinstance(theirs, os.PathLike) else str
     return kind(str(path))
 
 
 def is_sqlite(database_settings: Mapping[str, Any]) -> bool:
-    """Tell whether an entry of DATABASES is a SQLite database, by the name of its engine."""
+    """Return whether an entry of DATABASES is a SQLite database, by the name of its engine."""
     engine = str(database_settings.get("ENGINE", ""))
     return engine.endswith((".sqlite3", ".spatialite"))
 
@@ -105,8 +105,8 @@ def database(project: Mapping[str, Any], configuration: Configuration | None) ->
     second, 6.5 % of them "database is locked"; WAL alone 98.5 % locked; WAL, NORMAL and IMMEDIATE 16 735, none locked.
 
     Args:
-        project: DATABASES["default"]; its other options stay.
-        configuration: None gives a database in memory, for the build.
+        project: DATABASES["default"]; its other options are kept.
+        configuration: the release's configuration; None returns a database in memory, for the build.
     """
     if configuration is None:
         return {**project, "NAME": like(project.get("NAME"), Path(":memory:"))}
@@ -124,8 +124,9 @@ def database(project: Mapping[str, Any], configuration: Configuration | None) ->
     options["timeout"] = sqlite.busy_timeout / 1000
     if not options.get("transaction_mode"):
         options["transaction_mode"] = "IMMEDIATE"
-    # Persistent unless the project says otherwise: the last connection to close checkpoints and removes the WAL, so
-    # that one a request would do it a request (measured: 2.2 times the reads and 3.4 times the writes without).
+    # Persistent unless the project sets CONN_MAX_AGE: the last connection to close checkpoints and removes the WAL.
+    # With one connection for each request that happens at each request (measured: persistent connections allow 2.2
+    # times the reads and 3.4 times the writes).
     name = like(project.get("NAME"), configuration.require_database())
     return {"CONN_MAX_AGE": None, **project, "NAME": name, "OPTIONS": options}
 
@@ -142,10 +143,10 @@ def trusted_origins(project: Iterable[str], configuration: Configuration) -> lis
 
 
 def logging_to_stdout(with_mail: bool) -> dict[str, Any]:
-    """Build a LOGGING for a project without one: Django's default shows no error once DEBUG is off.
+    """Return a LOGGING for a project without one: Django's default logs no errors while DEBUG is off.
 
     Args:
-        with_mail: keep Django's mails to ADMINS.
+        with_mail: whether to keep Django's mails to ADMINS.
     """
     handlers: dict[str, Any] = {
         "stdout": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stdout"}
@@ -167,10 +168,10 @@ def require_django(version: tuple[int, ...], text: str) -> None:
 
     Args:
         version: ``django.VERSION``.
-        text: the same as people write it.
+        text: the version for the message.
 
     Raises:
-        ProjectError: it lacks transaction_mode and init_command for SQLite, which came with Django 5.1.
+        ProjectError: Django is older than 5.1, the first with transaction_mode and init_command for SQLite.
     """
     if version[:2] < OLDEST_DJANGO:
         raise ProjectError(

@@ -1,4 +1,4 @@
-"""Ask a release through its own socket whether it serves."""
+"""Probe a release through its own socket."""
 
 import http.client
 import json
@@ -19,7 +19,7 @@ _EXCERPT = 500
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of the release, or why there was none (status 0)."""
+    """One answer of the release; with status 0, ``text`` is the reason why there was none."""
 
     path: str
     status: int
@@ -41,8 +41,8 @@ def ask(release: Configuration, path: str, timeout: float) -> Answer:
     """Send one GET with the site's real Host header and scheme.
 
     Args:
-        release: names the socket, the host and the scheme.
-        path: of the URL.
+        release: configuration with socket, host and scheme.
+        path: path of the URL.
         timeout: seconds for each read.
     """
     connection = _UnixConnection(release.require_socket(), timeout)
@@ -66,15 +66,16 @@ def host_header(release: Configuration) -> str:
 
 
 def probe(timeout: float) -> dict[str, Any]:
-    """Wait until the site answers.
+    """Wait until the site is ready.
 
-    Ready means 200 on the readiness path, and on the health path less than 500 and not 400 (the host is not allowed).
+    Ready means status 200 on the readiness path, and on the health path a status below 500 other than 400 (which means
+    that the host is not allowed).
 
     Args:
-        timeout: seconds.
+        timeout: seconds to wait.
 
     Raises:
-        HostwrightError: it did not within the time; holds the last answer.
+        HostwrightError: the site was not ready in time; the message has the last answer.
     """
     release = configuration.require()
     release.require_socket()
@@ -94,7 +95,7 @@ def probe(timeout: float) -> dict[str, Any]:
                 }
         if time.monotonic() - start + _PAUSE > timeout:
             raise HostwrightError(
-                f"The release does not serve after {timeout:g} s. Last answer to GET {last.path} "
+                f"The release is not ready after {timeout:g} s. Last answer to GET {last.path} "
                 f"(Host: {host_header(release)}): {last.status or 'none'}, {json.dumps(last.text, ensure_ascii=False)}"
             )
         time.sleep(_PAUSE)

@@ -1,4 +1,4 @@
-"""Restore a backup, or import a database, into a place where none is yet."""
+"""Restore a backup, or import a database, to a path where no database exists."""
 
 import contextlib
 import os
@@ -25,19 +25,20 @@ _BESIDE = ("", "-wal", "-shm", "-journal")
 
 
 def restore(output: Path, wanted: str, target: Path, media_directory: Path | None = None) -> dict[str, Any]:
-    """Restore a backup, and verify it on the way: the database gets its name only when all of the backup is right.
+    """Restore a backup and verify it: the database gets its final name only if the whole backup is correct.
 
     Args:
-        output: the directory of the backups.
-        wanted: an id, ``latest``, or a time (ISO 8601; UTC where it names no zone): the newest backup not younger.
-        target: the database; its directory exists, the file and its ``-wal``, ``-shm`` and ``-journal`` do not.
-        media_directory: gets back the media files that are missing there; nothing is replaced or removed.
+        output: directory of the backups.
+        wanted: an id, ``latest``, or a time (ISO 8601, by default UTC): the newest backup made at or before it.
+        target: path of the database. Its directory must exist; the file, its ``-wal``, ``-shm`` and ``-journal`` must
+            not.
+        media_directory: directory in which missing media files are restored; nothing in it is replaced or removed.
 
     Returns:
         ``manifest``, ``seconds`` and ``media_restored``.
 
     Raises:
-        BackupError: there is no such backup, or it is damaged, or the target cannot be written.
+        BackupError: the backup does not exist or is damaged, or the target cannot be written.
         DatabaseError: the target exists.
     """
     start = time.monotonic()
@@ -50,12 +51,12 @@ def restore(output: Path, wanted: str, target: Path, media_directory: Path | Non
         seconds["verify"] = _since(start)
         plain = file_of(manifest["database"])
         _require_space(target.parent, plain.bytes)
-        with _arriving(target) as arriving:
+        with _temporary(target) as temporary:
             begin = time.monotonic()
-            archive.unpack(chosen.archive, plain, file_of(manifest["archive"]), arriving)
+            archive.unpack(chosen.archive, plain, file_of(manifest["archive"]), temporary)
             seconds["unpack"] = _since(begin)
             begin = time.monotonic()
-            _require_content(arriving, manifest)
+            _require_content(temporary, manifest)
             seconds["check"] = _since(begin)
         begin = time.monotonic()
         restored = 0
@@ -66,30 +67,30 @@ def restore(output: Path, wanted: str, target: Path, media_directory: Path | Non
     return {"manifest": manifest, "seconds": seconds, "media_restored": restored}
 
 
-def take_in(path: Path, target: Path) -> dict[str, Any]:
-    """Import a database: a SQLite file, with what its ``-wal`` holds, or an archive of one (``.sqlite3.zst``).
+def import_database(path: Path, target: Path) -> dict[str, Any]:
+    """Import a database: a SQLite file with its ``-wal``, or an archive of one (``.sqlite3.zst``).
 
     Args:
-        path: nobody writes to it; it is only read.
-        target: as of ``restore``.
+        path: the file; it is only read, and no process may write to it.
+        target: as in ``restore``.
 
     Returns:
         ``rows``, ``rows_total``, ``foreign_key_violations`` and ``seconds``.
 
     Raises:
-        BackupError: it is no database, or a damaged one, or the target cannot be written.
+        BackupError: the file is not a database or is damaged, or the target cannot be written.
         DatabaseError: the target exists.
     """
     start = time.monotonic()
     sqlite.require_safe()
     require_free(target)
     if not path.is_file():
-        raise BackupError(f"{path}: is no file: name a SQLite database, or an archive of one (.sqlite3.zst).")
+        raise BackupError(f"{path}: is not a file. Name a SQLite database, or an archive of one (.sqlite3.zst).")
     with _explained(target.parent):
         _require_space(target.parent, path.stat().st_size)
-        with _arriving(target) as arriving:
-            _fetch(path, arriving)
-            found = content.examine(arriving)
+        with _temporary(target) as temporary:
+            _fetch(path, temporary)
+            found = content.examine(temporary)
     return {
         "rows": found.rows,
         "rows_total": sum(found.rows.values()),
@@ -99,48 +100,48 @@ def take_in(path: Path, target: Path) -> dict[str, Any]:
 
 
 def choose(output: Path, wanted: str) -> Backup:
-    """Find the backup that somebody asks for.
+    """Find a backup by id, time or ``latest``.
 
     Raises:
-        BackupError: there is none.
+        BackupError: no backup matches.
     """
     try:
         there = catalogue.sealed(output)
     except OSError as error:
         raise BackupError(disk.explain(error, output)) from error
     if not there:
-        raise BackupError(f"{output}: there is no backup.")
+        raise BackupError(f"{output}: has no backups.")
     if wanted == "latest":
         return there[-1]
-    for one in there:
-        if one.id == wanted:
-            return one
-    known = f"The oldest is {there[0].id}, the newest {there[-1].id}; hostwright backups lists all."
+    for backup in there:
+        if backup.id == wanted:
+            return backup
+    known = f"The oldest is {there[0].id}, the newest {there[-1].id}. hostwright backups lists all."
     if catalogue.is_id(wanted):
-        raise BackupError(f"{output}: there is no backup {wanted}. {known}")
+        raise BackupError(f"{output}: backup {wanted} does not exist. {known}")
     try:
         moment = datetime.fromisoformat(wanted)
     except ValueError as error:
         raise BackupError(
-            f"{wanted!r} is no backup's id, no time such as 2026-01-31T12:00 and not 'latest'. {known}"
+            f"{wanted!r} is not a backup's id, a time such as 2026-01-31T12:00, or 'latest'. {known}"
         ) from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    before = [one for one in there if one.moment <= moment]
+    before = [backup for backup in there if backup.moment <= moment]
     if not before:
-        raise BackupError(f"{output}: no backup is as old as {moment.isoformat()}. {known}")
+        raise BackupError(f"{output}: no backup was made at or before {moment.isoformat()}. {known}")
     return before[-1]
 
 
 def require_free(target: Path) -> None:
-    """Refuse a target that exists, or beside which lies what SQLite would take for a part of it."""
+    """Refuse a target that exists, or has files beside it that SQLite would take for its journal."""
     if not target.parent.is_dir():
-        raise DatabaseError(f"{target.parent}: this directory, which is to get the database, is missing.")
+        raise DatabaseError(f"{target.parent}: the directory for the database is missing.")
     for suffix in _BESIDE:
         if os.path.lexists(f"{target}{suffix}"):
             raise DatabaseError(
-                f"{target}{suffix} exists: a restore never overwrites anything, and a database beside the -wal of "
-                "another one would be damaged. Restore into an empty directory."
+                f"{target}{suffix} exists: a restore never overwrites anything, and the -wal of another database would "
+                "damage this one. Restore into an empty directory."
             )
 
 
@@ -148,7 +149,7 @@ def _require_content(database: Path, manifest: dict[str, Any]) -> None:
     found = content.examine(database)
     require_same_rows(found.rows, manifest["rows"], "The restored database differs from its manifest")
     if found.logical_sha256 != manifest["database"]["logical_sha256"]:
-        raise BackupError("The restored database has as many rows as its manifest says, but not the same content.")
+        raise BackupError("The restored database has the row counts of its manifest, but not the same content.")
 
 
 def _require_space(directory: Path, size: int) -> None:
@@ -161,37 +162,37 @@ def _require_space(directory: Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def _arriving(target: Path) -> Iterator[Path]:
-    """Give a database its name when all is done to it and it is on disk, in WAL mode as the site has it."""
+def _temporary(target: Path) -> Iterator[Path]:
+    """Yield a temporary path; afterwards set WAL mode as the site uses it, flush, and rename to the target."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=TEMPORARY) as directory:
-        arriving = Path(directory) / "db.sqlite3"
-        yield arriving
-        connection = sqlite3.connect(arriving, isolation_level=None)
+        temporary = Path(directory) / "db.sqlite3"
+        yield temporary
+        connection = sqlite3.connect(temporary, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode=WAL").fetchone()
         finally:
             connection.close()
-        flush(arriving)
-        arriving.rename(target)
+        flush(temporary)
+        temporary.rename(target)
     flush(target.parent)
 
 
-def _fetch(path: Path, arriving: Path) -> None:
-    """Copy a foreign database, with what its WAL or journal holds, and make one plain file of it."""
+def _fetch(path: Path, temporary: Path) -> None:
+    """Copy or unpack a database into one plain file, including the content of its WAL or journal."""
     with path.open("rb") as file:
         magic = file.read(len(_MAGIC))
     if magic.startswith(_ZSTD):
-        archive.unpack_unknown(path, arriving)
-        with arriving.open("rb") as file:
+        archive.unpack_unknown(path, temporary)
+        with temporary.open("rb") as file:
             magic = file.read(len(_MAGIC))
     else:
         for suffix in ("", "-wal", "-journal"):
             if os.path.lexists(f"{path}{suffix}"):
-                shutil.copyfile(f"{path}{suffix}", f"{arriving}{suffix}")
+                shutil.copyfile(f"{path}{suffix}", f"{temporary}{suffix}")
     if magic != _MAGIC:
-        raise BackupError(f"{path}: is no SQLite database.")
+        raise BackupError(f"{path}: is not a SQLite database.")
     try:
-        connection = sqlite3.connect(arriving, isolation_level=None)
+        connection = sqlite3.connect(temporary, isolation_level=None)
         try:
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             connection.execute("PRAGMA journal_mode=DELETE").fetchone()
@@ -208,7 +209,7 @@ def _explained(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise BackupError(disk.explain(error, directory)) from error
     except sqlite3.Error as error:
-        raise BackupError(f"{directory}: the database could not be written there: {error}.") from error
+        raise BackupError(f"{directory}: could not write the database: {error}.") from error
 
 
 def _since(start: float) -> float:

@@ -15,9 +15,9 @@ from hostwright.errors import BusyError, ConfigurationError
 
 
 def serve() -> NoReturn:
-    """Replace this process by the server, so that it gets the container's signals itself.
+    """Wait until this release may start, then replace this process by the server, which so receives the signals.
 
-    It waits until ``current`` names this release, or takes the file ``go``, which the committer made for one start.
+    The release may start if ``current`` names it, or once if the committer has created the file ``go``.
     """
     release = configuration.require()
     current.wait(release, may_start=True)
@@ -28,20 +28,20 @@ def serve() -> NoReturn:
 
 
 def work(words: Sequence[str]) -> NoReturn:
-    """Run a management command of the release that ``current`` names: as its worker, or once, as a job.
+    """Run a management command of the release that ``current`` names: as a worker, or once, as a job.
 
-    ``HOSTWRIGHT_WORKER`` in the environment names the worker. It is no option, so that an older image's runtime, which
-    does not know it, runs the command all the same. A job's command is a child: the first process of a container
+    The environment variable ``HOSTWRIGHT_WORKER`` names the worker. It is not an option, so that the runtime of an
+    older image ignores it and runs the command. A job's command is a child process: the first process of a container
     ignores SIGTERM unless it has a handler, and few commands have one.
 
     Args:
-        words: the command and its arguments, as ``manage.py`` gets them.
+        words: the command and its arguments, as for ``manage.py``.
 
     Raises:
-        ConfigurationError: there are none.
+        ConfigurationError: there is no command.
     """
     if not words:
-        raise ConfigurationError("work: which management command? For example: work process_tasks --queue mail.")
+        raise ConfigurationError("work: name a management command, for example: work process_tasks --queue mail.")
     release = configuration.require()
     name = os.environ.get("HOSTWRIGHT_WORKER")
     if name:
@@ -50,21 +50,21 @@ def work(words: Sequence[str]) -> NoReturn:
     child = os.posix_spawn(sys.executable, [sys.executable, "manage.py", *words], os.environ)
     signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
     ended, status = os.wait()
-    while ended != child:  # what others have left behind is this process's, too
+    while ended != child:  # the first process of a container also adopts orphans
         ended, status = os.wait()
     code = os.waitstatus_to_exitcode(status)
     sys.exit(code if code >= 0 else 128 - code)
 
 
 def command(release: Configuration) -> list[str]:
-    """Build the command line of Granian.
+    """Return the command line of Granian.
 
-    SIGTERM ends it gracefully: it accepts nothing new, and a process ends after its last request, or is killed
-    after ``stop_timeout``. Nginx keeps the access log.
+    SIGTERM ends it gracefully: it accepts no new connections, and a process ends after its last request, or is killed
+    after ``stop_timeout``. Nginx writes the access log.
 
-    -P keeps the project's packages from being taken for the server's. The application is named by its file, since by
-    its module's name Granian looks for it in the working directory: with an ``__init__.py`` there, in the package that
-    the directory is then.
+    -P excludes the working directory from the import path, so that a package of the project cannot replace one of the
+    server. The application is given as a file: Granian would search a module name in the working directory, which may
+    be a package itself if it has an ``__init__.py``.
     """
     server = release.server
     return [
@@ -87,11 +87,11 @@ def command(release: Configuration) -> list[str]:
 
 
 def remove_stale_socket(path: Path) -> None:
-    """Remove the socket that a killed server left: Granian would not start beside it.
+    """Remove the socket of a killed server: Granian does not start if it exists.
 
     Raises:
         BusyError: a server answers on it.
-        ConfigurationError: the directory is missing or not writable, or the path is no socket.
+        ConfigurationError: the directory is missing or not writable, or the path is not a socket.
     """
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
         raise ConfigurationError(
@@ -102,7 +102,7 @@ def remove_stale_socket(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ConfigurationError(f"{path}: is no socket; the server will not remove it.")
+        raise ConfigurationError(f"{path}: is not a socket. Remove it, so that the server can start.")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         try:
             client.connect(str(path))
@@ -113,10 +113,10 @@ def remove_stale_socket(path: Path) -> None:
 
 
 def develop(port: int) -> NoReturn:
-    """Migrate the development database, then replace this process by Django's server, which reloads on a save.
+    """Migrate the development database, then replace this process by Django's server, which reloads changed code.
 
     Args:
-        port: TCP, on all addresses of the container.
+        port: TCP port, on all addresses of the container.
     """
     from hostwright import migrations
 

@@ -1,4 +1,4 @@
-"""The settings overlay: the project's own settings, and over them only what the deployment decides.
+"""The settings overlay: the project's settings, replaced only where the deployment decides.
 
 ``DJANGO_SETTINGS_MODULE`` names this module, ``HOSTWRIGHT_SETTINGS`` the project's.
 """
@@ -26,7 +26,7 @@ def _settings() -> dict[str, object]:
     project = {setting: getattr(module, setting) for setting in dir(module) if setting.isupper()}
     keys = _configuration.secret_key(release), _configuration.secret_key_fallbacks(release)
     decided = overlay(project, release, *keys)
-    # Code that imports the project's settings module, rather than django.conf.settings, sees the same values.
+    # Code that imports the project's settings module instead of django.conf.settings sees the same values.
     for setting, value in decided.items():
         setattr(module, setting, value)
     return {**project, **decided}

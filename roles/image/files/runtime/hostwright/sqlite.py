@@ -1,8 +1,8 @@
 """Make ``import sqlite3`` mean pysqlite3, whose SQLite is free of the WAL-reset bug.
 
 ``hostwright.pth`` imports this module at the start of every Python process of the image, so that
-``manage.py shell`` has the safe library too. It is silent, costs some milliseconds, and leaves
-sqlite3 alone where pysqlite3 is not installed.
+``manage.py shell`` has the safe library too. It prints nothing, takes a few milliseconds, and does not change sqlite3
+where pysqlite3 is not installed.
 """
 
 import sys
@@ -10,20 +10,21 @@ from typing import Any
 
 from hostwright.errors import HostwrightError
 
-# https://sqlite.org/wal.html, "The WAL-reset bug": 3.7.0 to 3.51.2, repaired in 3.51.3 and on two older lines.
+# https://sqlite.org/wal.html, "The WAL-reset bug": 3.7.0 to 3.51.2, fixed in 3.51.3 and in two older lines.
 _FIRST_AFFECTED = (3, 7, 0)
 _REPAIRED = (3, 51, 3)
-# https://sqlite.org/c3ref/c_limit_attached.html: a limit begins as the compile option MAX_…, all but one do.
+# https://sqlite.org/c3ref/c_limit_attached.html: the initial value of a limit is the compile option
+# MAX_…, with one exception.
 _LIMIT = "SQLITE_LIMIT_"
-_FACTORY = 5  # where sqlite3.connect takes the connection's class among its positional arguments
+_FACTORY = 5  # position of the connection's class among the arguments of sqlite3.connect
 _REPAIRED_LINES = {(3, 50): 7, (3, 44): 6}
 
 
 def replace() -> bool:
-    """Put pysqlite3 in the place of sqlite3 for this process.
+    """Replace sqlite3 by pysqlite3 in this process.
 
     Returns:
-        Whether pysqlite3 is there.
+        Whether pysqlite3 is installed.
     """
     try:
         import pysqlite3
@@ -41,7 +42,7 @@ def replace() -> bool:
 
 
 def _add_limits(module: Any) -> None:
-    """Give the connections of pysqlite3 the ``getlimit`` of Python 3.11's sqlite3, which Django (6.1) asks."""
+    """Add ``getlimit`` of Python 3.11's sqlite3 to the connections of pysqlite3: Django 6.1 calls it."""
     import _sqlite3
 
     names = [name for name in dir(_sqlite3) if name.startswith(_LIMIT)]
@@ -50,7 +51,7 @@ def _add_limits(module: Any) -> None:
 
     class Connection(module.Connection):  # type: ignore[misc]  # known at run time only
         def getlimit(self, category: int, /) -> int:
-            """Tell a limit: pysqlite3 sets none, so that it is the one that the library was compiled with."""
+            """Return a limit: the compiled one, since pysqlite3 cannot change limits."""
             if category not in compiled:
                 raise module.ProgrammingError("'category' is out of bounds")
             options = dict(row[0].partition("=")[::2] for row in self.execute("PRAGMA compile_options"))
@@ -67,7 +68,7 @@ def _add_limits(module: Any) -> None:
 
 
 def _constant(name: str) -> object:
-    # pysqlite3 lacks the newer error codes (SQLITE_CONSTRAINT_UNIQUE, …), which are the same in every SQLite.
+    # pysqlite3 lacks the newer error codes (SQLITE_CONSTRAINT_UNIQUE, …); their values are the same in every SQLite.
     if name.startswith("SQLITE_"):
         import _sqlite3
 
@@ -76,7 +77,7 @@ def _constant(name: str) -> object:
 
 
 def is_safe(version: tuple[int, int, int]) -> bool:
-    """Tell whether a SQLite library is free of the WAL-reset bug.
+    """Return whether a SQLite library is free of the WAL-reset bug.
 
     Args:
         version: such as ``(3, 51, 3)``.
@@ -88,21 +89,17 @@ def is_safe(version: tuple[int, int, int]) -> bool:
 
 
 def require_safe() -> str:
-    """Refuse to go on with an affected SQLite.
-
-    Returns:
-        The version of the library that this process uses.
+    """Return the version of this process's SQLite library.
 
     Raises:
-        HostwrightError: it is an affected one.
+        HostwrightError: the library has the WAL-reset bug.
     """
     import sqlite3
 
     if not is_safe(sqlite3.sqlite_version_info):
         raise HostwrightError(
-            f"SQLite {sqlite3.sqlite_version} can corrupt a database in WAL mode (the WAL-reset bug): at least "
-            "3.51.3 is needed (or 3.50.7, 3.44.6 on those lines). pysqlite3 0.6.1 or newer belongs in the image's "
-            "server directory."
+            f"SQLite {sqlite3.sqlite_version} can corrupt a database in WAL mode (the WAL-reset bug). Use 3.51.3 or "
+            "newer (3.50.7 or 3.44.6 in those lines): install pysqlite3 0.6.1 or newer in the image's server directory."
         )
     return sqlite3.sqlite_version
 

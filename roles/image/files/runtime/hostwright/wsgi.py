@@ -1,4 +1,4 @@
-"""The WSGI application that the server runs: the project's own, and the answer to the readiness probe."""
+"""The WSGI application of the server: the project's own, and the answers to the readiness probe."""
 
 import json
 import multiprocessing
@@ -21,7 +21,7 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
 class Readiness:
-    """Answer the readiness probe and leave every other request to the project, which is told who the visitor is."""
+    """Answer the readiness probe; pass every other request to the project, with the visitor's address."""
 
     def __init__(
         self, application: Application, unready: Callable[[], str | None], backups: Callable[[], dict[str, Any] | None]
@@ -29,10 +29,10 @@ class Readiness:
         """Wrap a project's application.
 
         Args:
-            application: the project's.
+            application: the project's application.
             unready: returns why the site cannot serve, or None if it can.
-            backups: returns how old the newest backup is, or None if that is not known. It is shown, no more: a site
-                whose backups are stale serves.
+            backups: returns the age of the newest backup, or None if unknown. It is only reported: a site with stale
+                backups is ready.
         """
         self._application = application
         self._unready = unready
@@ -41,7 +41,7 @@ class Readiness:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Handle one request (PEP 3333)."""
         if environ.get("PATH_INFO") != READY_PATH:
-            # A Unix socket has no addresses. Only Nginx comes to it, and sets this header whatever the visitor sent.
+            # A Unix socket has no addresses. Only Nginx connects, and it overwrites this header of the visitor.
             if address := environ.get("HTTP_X_REAL_IP"):
                 environ["REMOTE_ADDR"] = address
             return self._application(environ, start_response)
@@ -61,14 +61,13 @@ class Readiness:
 
 
 class DatabaseCheck:
-    """Tell whether the site's database opens and is migrated.
+    """Check that the site's database opens and has no pending migrations.
 
-    That nothing is pending is looked up until it is true once: a database's migrations do not go back under a
-    running release.
+    Once nothing is pending, migrations are not compared again: they are never reversed under a running release.
     """
 
     def __init__(self) -> None:
-        """Begin with everything unknown."""
+        """Start with the migrations unchecked."""
         self._migrated = False
 
     def __call__(self) -> str | None:
@@ -88,14 +87,14 @@ class DatabaseCheck:
                     return f"pending migrations: {', '.join(left)}"
                 self._migrated = True
         except (DatabaseError, HostwrightError) as error:
-            return f"the database does not open: {error}"
+            return f"cannot open the database: {error}"
         finally:
             close_old_connections()
         return None
 
 
 def backup_freshness() -> dict[str, Any] | None:
-    """Return how old the newest backup is, by what the host has written beside ``current``; None if it has not."""
+    """Return the age of the newest backup from the file that the host writes beside ``current``; None without one."""
     release = configuration.load()
     if release is None or release.server.socket is None:
         return None
@@ -110,9 +109,9 @@ def backup_freshness() -> dict[str, Any] | None:
 
 
 def load() -> Readiness:
-    """Import the project's application; where that fails say so in one message and end the whole server.
+    """Import the project's application. If that fails, print one message and end the whole server.
 
-    Granian would start the worker again and again, and fill the log with tracebacks.
+    Otherwise Granian would restart its process again and again, and fill the log with tracebacks.
     """
     try:
         with project.explained("the WSGI application"):
