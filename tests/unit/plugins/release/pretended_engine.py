@@ -1,4 +1,4 @@
-"""A Docker Engine in memory: it keeps images and containers, does what a release asks for, and fails on command."""
+"""A Docker Engine in memory: it has images and containers, runs the commands of a release, and fails on request."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ansible_collections.hostwright.django.plugins.module_utils.release.site imp
 
 
 class Killed(BaseException):
-    """The process got SIGKILL: nothing of its own runs any more."""
+    """The process got SIGKILL: no more of its code runs."""
 
 
 @dataclass
 class App:
-    """An image of a site: its migrations, its static files (text, or where a link leads), and how it behaves."""
+    """An image of a site: its migrations, its static files (text, or the target of a link), and its behaviour."""
 
     migrations: tuple[str, ...] = ("polls.0001_initial",)
     static: Mapping[str, str | Path] = field(default_factory=lambda: {"site.css": "body {}"})
@@ -36,7 +36,7 @@ class App:
 
 @dataclass
 class Container:
-    """A container: of which image, with which options, whether it runs."""
+    """A container: its image, its options and its state."""
 
     image: str
     options: list[str]
@@ -46,7 +46,7 @@ class Container:
     restarts: int = 0
 
     def value(self, option: str) -> list[str]:
-        """All values of an option."""
+        """Return all values of an option."""
         return [self.options[i + 1] for i, word in enumerate(self.options) if word == option]
 
 
@@ -56,8 +56,7 @@ class PretendedEngine(Engine):
     ``fail_at`` is the number of the call that fails; ``fault`` says how: ``status`` (exit status 1), ``time``
     (EngineError), ``gone`` (EngineError, and so do all calls after it) or ``kill`` (the caller dies).
 
-    Workers look at ``rest`` whenever the Engine is asked for something, but for those in ``restless``; ``rested`` has
-    the ones that rest.
+    At each call of the Engine each worker reads ``rest``, except those in ``restless``; ``rested`` has the paused ones.
     """
 
     def __init__(self, site: Site) -> None:
@@ -81,7 +80,7 @@ class PretendedEngine(Engine):
         return PretendedMigrator(self, list(arguments), answer)
 
     def ask(self, socket: Path, host: str, scheme: str, url: str, timeout: float) -> Reply:  # noqa: ARG002
-        """Answer as a release does through its socket."""
+        """Answer as a release through its socket."""
         container = self.containers.get(f"{self.site.name}-{socket.parent.name}")
         if container is None or not container.running:
             return Reply(0, "FileNotFoundError")
@@ -95,19 +94,19 @@ class PretendedEngine(Engine):
         return Reply(200 if app.healthy and url != READY_PATH else 503, "")
 
     def database_of(self, words: list[str]) -> Path:
-        """The database that a container's configuration names, on the host."""
+        """Return the path on the host of the database in a container's configuration."""
         configured = next(word.removeprefix("HOSTWRIGHT_CONFIG=") for word in words if word.startswith("HOSTWRIGHT_C"))
         return self.on_host(json.loads(self.on_host(configured).read_text())["database"])
 
     def content(self, database: Path) -> dict[str, list[str]]:
-        """What a database holds."""
+        """Return the content of a database."""
         found: dict[str, list[str]] = (
             json.loads(database.read_text()) if database.exists() else {"migrations": [], "rows": []}
         )
         return found
 
     def run(self, arguments: Sequence[str], timeout: float = 300) -> Answer:  # noqa: ARG002
-        self._let_workers_look()
+        self._update_workers()
         number = len(self.calls)
         self.calls.append(list(arguments))
         if number == self.fail_at:
@@ -123,7 +122,7 @@ class PretendedEngine(Engine):
         answer: Answer = getattr(self, f"_do_{name}")(list(arguments))
         return answer
 
-    def _let_workers_look(self) -> None:
+    def _update_workers(self) -> None:
         self.rested = []
         for name, container in self.containers.items():
             variables = dict(value.split("=", 1) for value in container.value("--env"))
@@ -187,7 +186,7 @@ class PretendedEngine(Engine):
 
     @staticmethod
     def _inspected(kind: str, names: list[str], states: list[dict[str, Any]], found: set[str]) -> Answer:
-        """Docker shows those that are there, and complains of the others."""
+        """Docker shows the existing ones, and reports the others as errors."""
         missing = [f"Error: No such {kind}: {name}" for name in names if name not in found]
         return Answer(1 if missing else 0, json.dumps(states), "\n".join(missing))
 
@@ -266,7 +265,7 @@ class PretendedEngine(Engine):
         return Answer(0, "{}")
 
     def _restore(self, words: list[str]) -> Answer:
-        """Fill a generation, as the runtime does: archives are databases of this file, packed or not alike."""
+        """Fill a generation, as the runtime does; here an archive is a database, packed or not."""
         mounts = [dict(part.partition("=")[::2] for part in words[i + 1].split(",")) for i in _places(words, "--mount")]
         places = {mount["dst"]: Path(mount["src"]) for mount in mounts}
 
@@ -350,7 +349,7 @@ class PretendedEngine(Engine):
         return [name for name in self.images[helper.image].migrations if name not in applied]
 
     def on_host(self, path: str) -> Path:
-        """Where a path of a container is on the host."""
+        """Return the path on the host of a path in a container."""
         for directory, target, _ in self.site.volumes.values():
             if Path(path).is_relative_to(target):
                 return directory / Path(path).relative_to(target)
@@ -358,7 +357,7 @@ class PretendedEngine(Engine):
 
 
 class PretendedMigrator(Conversation):
-    """Answers as the runtime's verb ``migrator``; every word counts as a call of the Engine."""
+    """Answers as the runtime's verb ``migrator``; every request counts as a call of the Engine."""
 
     def __init__(self, engine: PretendedEngine, words: list[str], started: Answer) -> None:
         self.engine = engine

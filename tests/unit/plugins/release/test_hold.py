@@ -1,4 +1,4 @@
-"""The signs that Nginx looks at, and who is still connected."""
+"""The files that control Nginx's hold, and the count of its connections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.release.hold imp
 )
 
 
-def test_a_hold_s_deadline_is_its_modification_time(tmp_path: Path) -> None:
+def test_the_modification_time_of_a_hold_is_its_deadline(tmp_path: Path) -> None:
     gate = Gate(tmp_path / "hold")
     before = time.time()
     gate.shut(10)
@@ -33,7 +33,7 @@ def test_a_hold_s_deadline_is_its_modification_time(tmp_path: Path) -> None:
     gate.open()
 
 
-def test_a_link_that_takes_the_place_of_a_rest_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_in_place_of_a_pause_file_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     victim = tmp_path / "victim"
     victim.touch()
     os.utime(victim, (1, 1))
@@ -62,7 +62,7 @@ def test_a_hold_is_never_seen_without_its_deadline(tmp_path: Path, monkeypatch: 
     assert seen[0] > 9
 
 
-def test_a_maintenance_window_is_prolonged_while_its_process_lives(
+def test_a_maintenance_window_is_renewed_while_its_process_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> int:
@@ -71,7 +71,7 @@ def test_a_maintenance_window_is_prolonged_while_its_process_lives(
     monkeypatch.setattr(hold, "BEAT", 0.02)
     gate = RenewedGate(tmp_path / "maintenance")
     gate.shut(3)
-    monkeypatch.setattr(os, "open", full)  # what a window is for may fill the disk
+    monkeypatch.setattr(os, "open", full)  # the migrations of a maintenance window may fill the disk
     first = gate.path.stat().st_mtime
     time.sleep(0.3)
     assert gate.path.stat().st_mtime > first + 0.1
@@ -81,7 +81,7 @@ def test_a_maintenance_window_is_prolonged_while_its_process_lives(
     assert not gate.path.exists()
 
 
-def test_a_maintenance_window_that_somebody_removed_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removed_maintenance_window_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hold, "BEAT", 0.02)
     gate = RenewedGate(tmp_path / "maintenance")
     gate.shut(3)
@@ -91,7 +91,7 @@ def test_a_maintenance_window_that_somebody_removed_stays_so(tmp_path: Path, mon
     gate.open()
 
 
-def test_connections_are_counted_where_nginx_is(tmp_path: Path) -> None:
+def test_connections_are_counted_in_the_network_namespace_of_nginx(tmp_path: Path) -> None:
     listing = tmp_path / "proc" / "7" / "net" / "unix"
     listing.parent.mkdir(parents=True)
     listing.write_text(
@@ -120,7 +120,7 @@ def test_a_real_connection_is_counted_until_it_is_closed(tmp_path: Path) -> None
         assert connections(own, str(path)) == 0
 
 
-def test_draining_ends_with_the_last_connection_or_with_its_cap() -> None:
+def test_a_drain_ends_with_the_last_connection_or_at_its_time_limit() -> None:
     left = iter([2, 1, 0, 1, 0, 0, 5])
     assert drain(lambda: next(left), 5) < 1
     assert next(left) == 5

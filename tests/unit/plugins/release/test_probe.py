@@ -1,4 +1,4 @@
-"""Asking a release through a real socket."""
+"""Probing a release through a real socket."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A server on a socket whose path is longer than a socket's path may be."""
+    """A server on a socket whose path is longer than the limit."""
     directory = tmp_path / ("long" * 30)
     directory.mkdir()
     monkeypatch.chdir(directory)
@@ -40,7 +40,7 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("path", STATUS)
-def test_the_answer_to_a_get(release: Path, path: str) -> None:
+def test_the_reply_to_a_get(release: Path, path: str) -> None:
     reply = ask(release, "polls.example.org", "https", path, 5)
     assert reply == Reply(STATUS[path], "polls.example.org https")
     assert reply.ready == (path == "/ok")
@@ -52,7 +52,7 @@ def test_a_link_to_another_socket_is_not_followed(release: Path, tmp_path: Path)
     assert ask(tmp_path / "app.sock", "polls.example.org", "http", "/ok", 5).status == 0
 
 
-def test_no_answer(tmp_path: Path) -> None:
+def test_a_missing_answer_has_status_0_and_a_reason(tmp_path: Path) -> None:
     reply = ask(tmp_path / "app.sock", "polls.example.org", "http", "/", 5)
     assert reply.status == 0
     assert "FileNotFoundError" in reply.text
@@ -63,5 +63,5 @@ def test_no_answer(tmp_path: Path) -> None:
     ("domains", "host"),
     [(["a.org", "b.org"], "a.org"), ([".a.org"], "www.a.org"), (["*"], "localhost"), ([], "localhost")],
 )
-def test_the_host_that_is_asked_for(domains: list[str], host: str) -> None:
+def test_the_host_header_of_the_probe(domains: list[str], host: str) -> None:
     assert host_header(domains) == host

@@ -1,4 +1,4 @@
-"""What a restore decides and does on the control node."""
+"""The part of a restore on the control node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.plugins.release.test_restore import NOON, write_backup
 
 
 class Task:
-    """The part of an action plugin that is the host: this machine's shell, and a module that notes what it finds."""
+    """The host of an action plugin: this machine's shell, and a module that records its arguments and files."""
 
     def __init__(self, arguments: dict[str, Any], check: bool = False) -> None:
         task = MagicMock(args=arguments, check_mode=check, async_val=0)
@@ -39,11 +39,11 @@ class Task:
 
 
 class Restore(Task, restore.ActionModule):
-    """Restores on that host."""
+    """Restores on this host."""
 
 
 class Plan(Task, restore_plan.ActionModule):
-    """Looks at that host."""
+    """Checks this host."""
 
     live = True
 
@@ -53,7 +53,7 @@ class Plan(Task, restore_plan.ActionModule):
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The host's directory of temporary files; the site's user is the one who tests."""
+    """The host's directory of temporary files; the site's user is the user of the tests."""
     place = tmp_path / "tmp"
     place.mkdir()
     monkeypatch.setattr(carrier, "TEMPORARY", str(place))
@@ -150,7 +150,7 @@ def test_a_backup_of_the_control_node_is_lent_to_the_host(tmp_path: Path, tempor
     assert not list(temporary.iterdir())
 
 
-def test_a_database_is_lent_with_what_lies_beside_it(tmp_path: Path, temporary: Path) -> None:
+def test_a_database_is_lent_with_its_wal(tmp_path: Path, temporary: Path) -> None:
     for name in ("mine.sqlite3", "mine.sqlite3-wal", "other.sqlite3"):
         (tmp_path / name).write_text(name)
     action = Restore({"site": "polls", "control_node": True, "file": f"{tmp_path}/mine.sqlite3"})

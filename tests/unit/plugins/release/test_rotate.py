@@ -1,4 +1,4 @@
-"""A new secret key is a release: the old key stays good for a time, and wherever it fails the site has one key."""
+"""A new secret key is a release: the old key is accepted for a time, and after a failure the site still has one key."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOW = 1_800_000_000
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Stop the clock that keys go by; what is returned sets it, to days after its beginning."""
+    """Stop the clock of the keys; return a function that sets it to a number of days after its beginning."""
 
     def to(days: int) -> None:
         monkeypatch.setattr(secret_key, "time", SimpleNamespace(time=lambda: NOW + days * DAY))
@@ -35,7 +35,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return to
 
 
-def test_a_rotation_is_a_release_with_a_new_key_that_knows_the_old_one(world: World) -> None:
+def test_a_rotation_is_a_release_with_a_new_key_that_accepts_the_old_one(world: World) -> None:
     world.release("1.0")
     old = world.site.secret_key()
     outcome = world.releases().rotate(14 * DAY)
@@ -49,7 +49,7 @@ def test_a_rotation_is_a_release_with_a_new_key_that_knows_the_old_one(world: Wo
     assert configured["secret_key_file"] == "/run/secrets/secret_key"
     assert (world.site.memory / "2" / "secret_key").read_text() == key.value
     assert (world.site.secrets(2) / "secret_key").read_text() == key.value
-    assert (world.site.secrets(1) / "secret_key").read_text() == old.value  # the old release ran with it to its end
+    assert (world.site.secrets(1) / "secret_key").read_text() == old.value  # the old release used it until its end
     assert (world.site.secrets(2) / "TOKEN").read_text() == "the-token\n"
     assert world.release("1.0").action == "none"
 
@@ -62,7 +62,7 @@ def test_releases_after_a_rotation_keep_both_keys_until_the_time_is_over(
     key = world.site.secret_key()
     world.release("2.0")
     assert world.site.secret_key() == key
-    world.releases().rollback(RollbackRequest(to=1, schema="reverse"))  # of a time when the old key signed
+    world.releases().rollback(RollbackRequest(to=1, schema="reverse"))  # a release of the time when the old key signed
     assert world.site.secret_key() == key
     world.assert_consistent(world.spec("1.0"))
     clock(14)
@@ -76,7 +76,7 @@ def test_releases_after_a_rotation_keep_both_keys_until_the_time_is_over(
     ("days", "first", "second"),
     [(14, 14, 4 + 14), (2, 4 + 2, 4 + 2), (0, None, None)],
 )
-def test_no_older_key_lasts_longer_than_it_was_given_or_than_now_is_asked(
+def test_an_older_key_is_accepted_no_longer_than_before_or_than_the_rotation_says(
     world: World, clock: Callable[[int], None], days: int, first: int | None, second: int | None
 ) -> None:
     world.release("1.0")
@@ -91,7 +91,7 @@ def test_no_older_key_lasts_longer_than_it_was_given_or_than_now_is_asked(
     }
 
 
-def test_the_key_that_releases_shared_once_is_handed_on(world: World) -> None:
+def test_a_key_that_older_releases_share_is_rotated(world: World) -> None:
     world.release("1.0")
     shared = world.site.configuration / "secrets" / "secret_key"
     (world.site.secrets(1) / "secret_key").rename(shared)
@@ -108,13 +108,13 @@ def test_a_site_without_a_release_has_nothing_to_rotate(world: World) -> None:
     assert world.picture() == {}
 
 
-def test_days_are_seconds_and_never_less_than_none() -> None:
+def test_days_become_seconds_and_negative_days_are_refused() -> None:
     assert (rotate.seconds_of(14), rotate.seconds_of(0)) == (14 * DAY, 0)
     with pytest.raises(ReleaseError, match="-1 is negative"):
         rotate.seconds_of(-1)
 
 
-def test_the_keys_show_nowhere(world: World) -> None:
+def test_the_keys_are_not_shown(world: World) -> None:
     world.release("1.0")
     world.releases().rotate(DAY)
     found = world.site.secret_key()
@@ -143,7 +143,7 @@ def test_wherever_it_fails_the_site_has_the_key_of_the_release_that_serves(
         world.engine.calls.clear()
         world.engine.fail_at, world.engine.fault = number, fault
         if fault == "kill":
-            monkeypatch.setattr(Transaction, "undo", lambda *_: None)  # the dead undo nothing
+            monkeypatch.setattr(Transaction, "undo", lambda *_: None)  # a killed process undoes nothing
         try:
             world.releases().rotate(DAY)
         except (ReleaseError, Killed):

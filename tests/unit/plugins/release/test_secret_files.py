@@ -1,4 +1,4 @@
-"""Copies of secrets in memory: whose they are, and that none is missing or too many."""
+"""Copies of secrets in memory: their owners, and that they are complete and no more."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.release import s
 
 
 class Rest:
-    """Secrets at rest of two releases of a site."""
+    """Secrets on disk of two releases of a site."""
 
     def __init__(self, root: Path) -> None:
         self.root = root / "srv"
@@ -27,7 +27,7 @@ class Rest:
         secret_files.provide(self.path / "2", self.memory / "2")
 
     def copies(self, number: int = 2) -> dict[str, str]:
-        """What a release's containers would see."""
+        """Return the secrets that a release's containers would see."""
         return {path.name: path.read_text() for path in (self.memory / str(number)).iterdir()}
 
 
@@ -36,13 +36,13 @@ def rest(tmp_path: Path) -> Rest:
     return Rest(tmp_path)
 
 
-def test_a_release_sees_its_own(rest: Rest) -> None:
+def test_a_release_sees_its_own_secrets(rest: Rest) -> None:
     rest.provide()
     assert rest.copies() == {"TOKEN": "token 2\n", "secret_key": "key"}
     assert [path.name for path in rest.memory.iterdir()] == ["2"]
 
 
-def test_nobody_else_reads_them(rest: Rest, owners: dict[str, tuple[int, int]]) -> None:
+def test_no_other_user_can_read_the_secrets(rest: Rest, owners: dict[str, tuple[int, int]]) -> None:
     umask = os.umask(0)
     try:
         rest.provide()
@@ -55,14 +55,14 @@ def test_nobody_else_reads_them(rest: Rest, owners: dict[str, tuple[int, int]]) 
     assert owners[str(rest.memory / "2")] == owners[str(rest.memory / "2" / ".TOKEN.new")]
 
 
-def test_the_site_gets_the_directory_when_all_is_in_it(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_site_gets_the_directory_after_all_secrets_are_in_it(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, str]] = []
     monkeypatch.setattr(os, "chown", lambda *_: given.append(rest.copies()))
     rest.provide()
     assert given == [{"TOKEN": "token 2\n", "secret_key": "key"}]
 
 
-def test_what_the_engine_or_a_killed_run_has_left_is_put_right(rest: Rest) -> None:
+def test_leftovers_of_the_engine_or_of_a_killed_run_are_corrected(rest: Rest) -> None:
     directory = rest.memory / "2"
     directory.mkdir(parents=True, mode=0o755)
     inode = directory.stat().st_ino
@@ -72,7 +72,7 @@ def test_what_the_engine_or_a_killed_run_has_left_is_put_right(rest: Rest) -> No
     rest.provide()
     assert rest.copies() == {"TOKEN": "token 2\n", "secret_key": "key"}
     assert directory.stat().st_mode & 0o777 == 0o700
-    assert directory.stat().st_ino == inode  # containers have this one mounted
+    assert directory.stat().st_ino == inode  # containers have this directory mounted
 
 
 @pytest.mark.parametrize("plant", [lambda path: path.symlink_to("/etc/hostname"), os.mkfifo, Path.mkdir])
@@ -89,13 +89,13 @@ def test_secrets_that_lie_elsewhere_are_not_provided(rest: Rest) -> None:
         rest.provide()
 
 
-def test_what_is_being_written_at_rest_is_no_secret(rest: Rest) -> None:
+def test_a_secret_that_is_being_written_is_not_copied(rest: Rest) -> None:
     (rest.path / "2" / ".NEXT.new").write_text("half")
     rest.provide()
     assert rest.copies().keys() == {"TOKEN", "secret_key"}
 
 
-def test_what_is_in_use_is_never_missing(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_in_use_is_never_missing(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
     rest.provide()
     (rest.memory / "2" / "GONE").touch()
     removed: list[str] = []
@@ -111,7 +111,7 @@ def test_what_is_in_use_is_never_missing(rest: Rest, monkeypatch: pytest.MonkeyP
     assert "GONE" in removed
 
 
-def test_a_secret_is_copied_to_the_letter(rest: Rest) -> None:
+def test_a_secret_is_copied_unchanged(rest: Rest) -> None:
     (rest.path / "2" / "TOKEN").write_bytes("Schlüssel\r\n".encode())
     rest.provide()
     assert (rest.memory / "2" / "TOKEN").read_bytes() == "Schlüssel\r\n".encode()

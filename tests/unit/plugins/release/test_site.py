@@ -29,11 +29,11 @@ pytestmark = pytest.mark.usefixtures("owners")
 
 
 class Crash(BaseException):
-    """Power was lost."""
+    """A power failure."""
 
 
 class Steps:
-    """Counts what changes the disk, and loses power before the step of a number."""
+    """Counts the changes of the disk, and raises a power failure before the one with a given number."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, crash_at: int = -1) -> None:
         self.crash_at = crash_at
@@ -129,7 +129,7 @@ def test_a_record_that_no_release_has_written_is_refused(site: Site, changes: di
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646])
-def test_a_record_that_somebody_else_may_have_written_is_refused(site: Site, mode: int) -> None:
+def test_a_record_that_another_user_may_have_written_is_refused(site: Site, mode: int) -> None:
     commit(site, record(1))
     (site.release(1) / "release.json").chmod(mode)
     with pytest.raises(ReleaseError, match=f"mode {mode:04o}; it must belong to root"):
@@ -171,7 +171,7 @@ def test_a_secret_that_is_a_link_is_not_followed(site: Site, tmp_path: Path) -> 
         SecretKey.read(site.secrets(1))
 
 
-def test_current_names_a_whole_release_whenever_the_power_goes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_current_names_a_complete_release_whenever_the_power_fails(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     commit(site, record(1))
     (site.generation(1) / "db.sqlite3").touch()
     with monkeypatch.context() as patched:
@@ -190,10 +190,10 @@ def test_current_names_a_whole_release_whenever_the_power_goes(site: Site, monke
         assert now
         assert site.records()[now.release] == now
         outcomes.add(now == before)
-    assert outcomes == {True, False}  # the power went before the rename, and after it
+    assert outcomes == {True, False}  # power failed before the rename, and after it
 
 
-def test_all_that_current_leads_to_is_durable_before_it_is_renamed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_below_current_is_durable_before_the_rename(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     real_fsync, real_replace = os.fsync, Path.replace
 
@@ -243,7 +243,7 @@ def test_write_durably_leaves_the_old_or_the_new_text(tmp_path: Path, monkeypatc
     assert found == {"old", "new"}
 
 
-def test_write_durably_leaves_nothing_where_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_durably_leaves_no_file_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -275,10 +275,10 @@ def test_write_durably_does_not_follow_what_another_user_put_in_its_way(tmp_path
     assert not (tmp_path / "file").is_symlink()
 
 
-def test_write_durably_gives_way_to_nobody_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_durably_is_not_misled_by_a_file_made_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".file.new").symlink_to(tmp_path / "victim")
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "unlink", lambda *_, **__: None)  # it came back at once
+        patched.setattr(Path, "unlink", lambda *_, **__: None)  # another user made it again at once
         with pytest.raises(FileExistsError):
             write_durably(tmp_path / "file", "text", 0o644)
     assert not (tmp_path / "victim").exists()
@@ -338,7 +338,7 @@ def test_a_program_that_a_release_starts_does_not_inherit_the_lock(site: Site) -
     with site.lock():
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(20)"], close_fds=False)
     try:
-        for _ in range(50):  # the kernel closes the child's copies a moment after its program has begun
+        for _ in range(50):  # the kernel closes the child's copies shortly after its program has begun
             with suppress(ReleaseError), site.lock():
                 break
             time.sleep(0.1)
@@ -371,7 +371,7 @@ def test_each_release_has_secrets_of_its_own(site: Site, owners: dict[str, tuple
 
 
 def test_the_secret_key_is_the_live_release_s(site: Site) -> None:
-    assert site.secret_key() != site.secret_key()  # nothing was signed with it yet
+    assert site.secret_key() != site.secret_key()  # before the first release each call makes a new key
     commit(site, record(1))
     shared = site.configuration / "secrets" / "secret_key"
     shared.write_text("of all releases, once")
@@ -420,7 +420,7 @@ def test_removing_a_release_leaves_the_others_and_the_databases(site: Site) -> N
     assert site.records() == {2: record(2, generation=2)}
 
 
-def test_shared_static_files_go_with_the_last_release_that_has_them(site: Site) -> None:
+def test_shared_static_files_are_removed_with_the_last_release_that_has_them(site: Site) -> None:
     shared = site.static / "shared" / "css"
     shared.mkdir(parents=True)
     for number, names in ((1, ["old", "both"]), (2, ["both", "new"])):
@@ -435,11 +435,11 @@ def test_shared_static_files_go_with_the_last_release_that_has_them(site: Site) 
     assert (shared / "both").read_text() == "both"
 
 
-def test_remove_tree_does_not_mind_what_is_not_there(tmp_path: Path) -> None:
+def test_remove_tree_accepts_a_missing_path(tmp_path: Path) -> None:
     remove_tree(tmp_path / "nothing")
 
 
-def test_the_configuration_gets_what_the_numbers_decide() -> None:
+def test_the_configuration_has_the_paths_that_depend_on_the_numbers() -> None:
     given = {"server": {"processes": 2}, "scheme": "http"}
     assert with_numbers(given, 7, 3) == {
         "server": {"processes": 2, "socket": "/site/run/releases/7/app.sock"},
@@ -451,7 +451,7 @@ def test_the_configuration_gets_what_the_numbers_decide() -> None:
     assert given == {"server": {"processes": 2}, "scheme": "http"}
 
 
-def test_nothing_of_another_site_is_a_site_s(tmp_path: Path) -> None:
+def test_two_sites_share_no_directory(tmp_path: Path) -> None:
     one, other = Site("polls", tmp_path), Site("polls-2", tmp_path)
     assert not {path for path, _, _ in one.volumes.values()} & {path for path, _, _ in other.volumes.values()}
     assert contract.APP_UID == 10001

@@ -1,4 +1,4 @@
-"""A transaction, step by step on a pretended Engine: whatever fails or dies, the old release is whole and serves."""
+"""A transaction, step by step on a pretended Engine: whatever fails or dies, the old release is intact and serves."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ class World:
     known: dict[str, Spec] = field(default_factory=dict)
 
     def spec(self, version: str, **changes: Any) -> Spec:
-        """What deploying a version asks for."""
+        """Return the spec of a version."""
         return dataclasses.replace(SPEC, image=f"polls:{version}", source_digest=f"digest-{version}", **changes)
 
     def offer(self, version: str, **changes: Any) -> None:
-        """Have the image of a version on the host."""
+        """Put the image of a version on the host."""
         self.engine.images[f"polls:{version}"] = App(**changes)
 
     def release(self, version: str, **changes: Any) -> Outcome:
@@ -82,11 +82,11 @@ class World:
         return self.releases().run(self.spec(version, **changes))
 
     def releases(self) -> Releases:
-        """What makes the releases."""
+        """Return the object under test."""
         return Releases(self.site, self.engine, self.engine.ask, {"by": "somebody", "bytes": 7}, self.site.root.parent)
 
     def fails(self, version: str, **changes: Any) -> ReleaseError:
-        """Deploy a version that does not come about."""
+        """Deploy a version and return the failure."""
         with pytest.raises(ReleaseError) as caught:
             self.release(version, **changes)
         return caught.value
@@ -100,17 +100,17 @@ class World:
 
     @property
     def live_database(self) -> Path:
-        """The database of the live transaction."""
+        """The live release's database."""
         live = self.site.current_record()
         assert live
         return self.site.generation(live.generation) / "db.sqlite3"
 
     def content(self) -> Any:
-        """What the live database holds."""
+        """Return the content of the live database."""
         return json.loads(self.live_database.read_text())
 
     def picture(self) -> Picture:
-        """All that lasts: files with their content, links, the directories of releases and generations, containers."""
+        """Return the lasting state: files and their content, links, releases, generations, containers."""
         found: Picture = {}
         for path in sorted(self.site.root.rglob("*")):
             name = path.relative_to(self.site.root).as_posix()
@@ -125,7 +125,7 @@ class World:
         return found
 
     def assert_consistent(self, spec: Spec) -> None:
-        """The live release is the one that was asked for, it alone runs, and nothing is left over."""
+        """Check that the live release has the spec, that it alone runs, and that there are no leftovers."""
         live = self.site.current_record()
         assert live
         assert (live.image, live.source_digest) == (spec.image, spec.source_digest)
@@ -151,7 +151,7 @@ class World:
 
 @pytest.fixture
 def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare the disk: what is durable when is test_site's matter."""
+    """Skip fsync for speed; test_site checks durability."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
@@ -166,7 +166,7 @@ def world(tmp_path: Path) -> World:
     return made
 
 
-# What a release does
+# A release
 
 
 def test_the_first_release(world: World) -> None:
@@ -182,7 +182,7 @@ def test_the_first_release(world: World) -> None:
     assert len((world.site.secrets(1) / "secret_key").read_text()) > 50
 
 
-def test_nothing_to_do(world: World) -> None:
+def test_a_release_of_the_same_spec_changes_nothing(world: World) -> None:
     world.release("1.0")
     before, calls = world.picture(), len(world.engine.calls)
     outcome = world.release("1.0")
@@ -198,7 +198,7 @@ def test_a_live_release_that_is_down_is_started(world: World) -> None:
     world.assert_consistent(world.spec("1.0"))
 
 
-def test_a_live_release_without_its_container_gets_another(world: World) -> None:
+def test_a_live_release_without_its_container_gets_a_new_one(world: World) -> None:
     world.release("1.0")
     options = world.engine.containers.pop("polls-1").options
     assert world.release("1.0").action == "started"
@@ -307,7 +307,7 @@ def test_requests_wait_from_the_guard_to_the_commit_and_no_longer(
     assert not world.site.hold.exists()
 
 
-def test_a_maintenance_window_has_no_limit_but_the_death_of_the_process(world: World) -> None:
+def test_a_maintenance_window_lasts_until_the_process_dies(world: World) -> None:
     world.release("1.0")
     world.engine.migration_seconds = 100
     error = world.fails("2.0")
@@ -321,7 +321,7 @@ def test_a_maintenance_window_has_no_limit_but_the_death_of_the_process(world: W
     assert not world.site.maintenance.exists()
 
 
-def test_a_disk_without_room_is_told_before_anything_is_held(world: World) -> None:
+def test_a_full_disk_is_reported_before_a_request_is_held(world: World) -> None:
     world.release("1.0")
     before = world.picture()
     world.engine.peak = 10**18
@@ -331,7 +331,7 @@ def test_a_disk_without_room_is_told_before_anything_is_held(world: World) -> No
     assert world.picture() == before
 
 
-def test_a_migration_that_fails_in_rehearsal_holds_nobody(world: World) -> None:
+def test_a_migration_that_fails_in_the_rehearsal_holds_no_request(world: World) -> None:
     world.release("1.0")
     before = world.picture()
     error = world.fails("2.1")
@@ -341,7 +341,7 @@ def test_a_migration_that_fails_in_rehearsal_holds_nobody(world: World) -> None:
     assert world.picture() == before
 
 
-def test_a_migration_that_fails_in_earnest_leaves_the_old_release_alone(world: World) -> None:
+def test_a_migration_that_fails_after_the_rehearsal_leaves_the_old_release_unchanged(world: World) -> None:
     world.offer("2.4", migrations=("polls.0001_initial", "polls.0002_sudden"))
     world.release("1.0")
     before = world.picture()
@@ -370,9 +370,7 @@ def test_a_commit_after_the_deadline_does_not_happen(world: World, monkeypatch: 
     assert world.picture() == before
 
 
-def test_a_guard_that_was_lost_keeps_the_release_from_being_committed(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_release_whose_guard_was_lost_is_not_committed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.release("1.0")
     before = world.picture()
     monkeypatch.setattr(PretendedEngine, "_word_check", lambda *_: {"error": "the guard was lost"})
@@ -380,7 +378,7 @@ def test_a_guard_that_was_lost_keeps_the_release_from_being_committed(
     assert world.picture() == before
 
 
-def test_a_guard_that_is_lost_while_the_record_is_made_durable_keeps_the_release_from_being_committed(
+def test_a_release_whose_guard_is_lost_while_the_record_is_written_is_not_committed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.release("1.0")
@@ -415,9 +413,7 @@ def test_after_a_failure_requests_wait_no_longer_than_the_guard_stays(
     assert found == [(False, False)]
 
 
-def test_requests_do_not_wait_long_for_a_page_that_does_not_get_better(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_do_not_wait_long_for_a_page_that_stays_broken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.offer("2.4", migrations=("polls.0001_initial", "polls.0002_more"), healthy=False)
     world.release("1.0")
     before = world.picture()
@@ -431,7 +427,7 @@ def test_requests_do_not_wait_long_for_a_page_that_does_not_get_better(
     assert world.picture() == before
 
 
-def test_the_old_release_is_stopped_when_it_has_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_release_is_stopped_after_it_has_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.release("1.0")
     answers = iter([2, 1, 0, 0])
     left: list[int] = []
@@ -469,7 +465,7 @@ def test_a_container_that_is_being_removed_already_is_waited_for(world: World, m
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_container_that_cannot_be_removed_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_that_cannot_be_removed_is_reported(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.release("1.0")
     world.engine.containers["polls-9"] = dataclasses.replace(world.engine.containers["polls-1"])
     world.engine.containers["polls-9"].options = [
@@ -480,7 +476,7 @@ def test_a_container_that_cannot_be_removed_is_told(world: World, monkeypatch: p
     assert "polls-9 cannot be removed: device or resource busy" in str(world.fails("1.0"))
 
 
-def test_a_disk_that_is_full_of_leftovers_is_tidied_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_on_a_full_disk_are_removed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.release("1.0")
     leftover = world.site.generation(2)
     leftover.mkdir()
@@ -534,7 +530,7 @@ def link_to_victim(path: Path) -> None:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """What a planted link leads to: a file of the host."""
+    """The target of a planted link: a file of the host."""
     path = tmp_path / "victim"
     path.write_text("untouched")
     os.utime(path, (1, 1))
@@ -543,10 +539,10 @@ def victim(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("plant", [link_to_victim, Path.mkdir, os.mkfifo])
 @pytest.mark.parametrize("version", ["1.1", "2.0"])
-def test_the_old_release_cannot_put_anything_in_the_way_of_the_new_one(
+def test_the_old_release_cannot_plant_files_for_the_new_one(
     world: World, victim: Path, monkeypatch: pytest.MonkeyPatch, plant: Plant, version: str
 ) -> None:
-    """Its process sees the new release's directory: it plants there whatever it wants, as soon as it may write."""
+    """The old process sees the new release's directory, and plants files there as soon as it may write."""
     run = PretendedEngine.run
     directory = world.site.release(2)
 
@@ -569,7 +565,7 @@ def test_the_old_release_cannot_put_anything_in_the_way_of_the_new_one(
 
 @pytest.mark.parametrize("plant", [link_to_victim, Path.mkdir, os.mkfifo, Path.touch])
 @pytest.mark.parametrize("name", ["rest", ".rest.new", "rested-gone", "release.json.new"])
-def test_what_a_site_puts_beside_its_socket_stops_no_release(
+def test_files_that_a_site_puts_beside_its_socket_stop_no_release(
     world: World, victim: Path, plant: Plant, name: str
 ) -> None:
     world.release("1.0", **MAILER)
@@ -585,7 +581,7 @@ def test_what_a_site_puts_beside_its_socket_stops_no_release(
 
 
 @pytest.mark.parametrize("plant", [link_to_victim, Path.mkdir, os.mkfifo, Path.touch])
-def test_what_lies_where_the_record_of_a_release_that_died_would_be_stops_no_release(
+def test_a_file_in_place_of_the_record_of_a_failed_release_stops_no_release(
     world: World, victim: Path, plant: Plant
 ) -> None:
     world.release("1.0")
@@ -645,7 +641,7 @@ def test_a_spec_that_no_release_has_recorded_is_not_followed(
 
 @pytest.fixture
 def resting(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Which workers rest when, by the Engine's call or the migrator's word."""
+    """The paused workers at each call of the Engine and each request to the migrator."""
     seen: dict[str, list[str]] = {}
     run, commit = PretendedEngine.run, Site.commit
 
@@ -666,7 +662,7 @@ def resting(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str
 
 @pytest.mark.parametrize("version", ["1.1", "2.0"])
 @pytest.mark.parametrize("maintenance", [True, False])
-def test_workers_rest_and_are_not_stopped_until_the_commit(
+def test_workers_pause_and_are_not_stopped_until_the_commit(
     world: World, resting: dict[str, list[str]], version: str, maintenance: bool
 ) -> None:
     world.release("1.0", **MAILER)
@@ -674,7 +670,7 @@ def test_workers_rest_and_are_not_stopped_until_the_commit(
     world.engine.calls.clear()
     world.release(version, maintenance=maintenance, **MAILER)
     assert resting["commit"] == ["polls-1-mailer"]
-    assert resting["stop"] == []  # current names another release by then
+    assert resting["stop"] == []  # by then current names the new release
     if version == "2.0":
         assert resting["rehearse"] == []
         for word in ("guard", "copy", "migrate", "check"):
@@ -689,7 +685,7 @@ def test_workers_rest_and_are_not_stopped_until_the_commit(
     }
 
 
-def test_workers_go_on_after_a_failure(world: World, resting: dict[str, list[str]]) -> None:
+def test_workers_continue_after_a_failure(world: World, resting: dict[str, list[str]]) -> None:
     world.offer("2.4", migrations=("polls.0001_initial", "polls.0002_sudden"))
     jobs = {"tidy": Job("5 4 * * *", ("clearsessions",))}
     world.release("1.0", jobs=jobs, **MAILER)
@@ -703,7 +699,7 @@ def test_workers_go_on_after_a_failure(world: World, resting: dict[str, list[str
     assert world.picture() == before
 
 
-def test_a_rest_outlasts_all_that_it_is_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pause_lasts_longer_than_every_step_that_needs_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.release("1.0", stop_timeout=70, **MAILER)
     lengths: list[float] = []
     shut = Gate.shut
@@ -714,17 +710,15 @@ def test_a_rest_outlasts_all_that_it_is_for(world: World, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Gate, "shut", observed)
     world.release("1.1", hold_seconds=20, **MAILER)
-    assert lengths == [70 + 10 + 20 + 1]  # the old release's stop_timeout: its worker goes by that
+    assert lengths == [70 + 10 + 20 + 1]  # the old release's stop_timeout applies to its worker
 
 
-def test_a_worker_that_goes_on_working_keeps_the_release_from_being_committed(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_release_is_not_committed_while_an_old_worker_works(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ansible_collections.hostwright.django.plugins.module_utils.release.old_release.REST_ROOM", 0.1)
     world.release("1.0", stop_timeout=0, **MAILER)
     world.engine.restless = {"polls-1-mailer"}
     before = world.picture()
-    # A word that a worker has left when it was killed is not believed.
+    # A report that a killed worker has left does not count.
     world.site.rested(1, "mailer").touch()
     error = world.fails("2.0", **MAILER)
     assert error.step == "pause the workers of the old release"
@@ -735,7 +729,7 @@ def test_a_worker_that_goes_on_working_keeps_the_release_from_being_committed(
 
 
 @pytest.mark.parametrize("state", ["running", "restarting"])
-def test_a_worker_without_a_process_rests(world: World, state: str) -> None:
+def test_a_worker_without_a_process_counts_as_paused(world: World, state: str) -> None:
     world.release("1.0", **MAILER)
     world.engine.restless = {"polls-1-mailer"}
     setattr(world.engine.containers["polls-1-mailer"], state, state == "restarting")
@@ -744,9 +738,7 @@ def test_a_worker_without_a_process_rests(world: World, state: str) -> None:
 
 
 @pytest.mark.parametrize("moment", ["guard", "migrate"])
-def test_workers_are_not_forgotten_when_the_caller_dies(
-    world: World, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
+def test_workers_continue_after_the_caller_dies(world: World, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     world.release("1.0", **MAILER)
 
     def die(*_: Any) -> dict[str, Any]:
@@ -754,14 +746,14 @@ def test_workers_are_not_forgotten_when_the_caller_dies(
 
     with monkeypatch.context() as dead:
         dead.setattr(PretendedEngine, f"_word_{moment}", die)
-        dead.setattr(Transaction, "undo", lambda *_: None)  # the dead undo nothing
-        dead.setattr(RenewedGate, "_renew", lambda *_: None)  # and renew nothing
+        dead.setattr(Transaction, "undo", lambda *_: None)  # a killed process undoes nothing
+        dead.setattr(RenewedGate, "_renew", lambda *_: None)  # and renews no gate
         with pytest.raises(ReleaseError):
             world.release("2.0", **MAILER)
     assert world.engine.rested == ["polls-1-mailer"]
     worker = world.engine.containers["polls-1-mailer"]
     assert (worker.running, worker.restart) == (True, "always")
-    # Its rest is over at the deadline, or when the next call tidies up.
+    # Its pause ends at the deadline, or when the next call cleans up.
     os.utime(world.site.rest(1), (0, 0))
     world.engine.run(["ps"])
     assert world.engine.rested == []
@@ -790,7 +782,7 @@ def test_commands_before_and_after_a_release(world: World, monkeypatch: pytest.M
     world.assert_consistent(world.spec("2.0"))
 
 
-def test_every_release_and_every_failed_one_is_a_line_of_the_audit_log(world: World) -> None:
+def test_each_release_and_each_failed_one_has_a_line_in_the_audit_log(world: World) -> None:
     world.release("1.0")
     world.fails("9.9")
     world.release("2.0")
@@ -819,13 +811,13 @@ def test_a_release_that_does_not_answer_is_not_committed(world: World, behaviour
     assert world.picture() == before
 
 
-def test_an_image_that_is_not_there(world: World) -> None:
+def test_a_missing_image_is_refused(world: World) -> None:
     error = world.fails("9.9")
     assert "there is no image polls:9.9 on the host: push it first" in str(error)
     assert not world.site.generations()
 
 
-def test_another_static_url_than_the_project_s_is_refused(world: World) -> None:
+def test_a_static_url_that_differs_from_the_project_s_is_refused(world: World) -> None:
     world.engine.images["polls:1.0"].static_url = "assets/"
     assert "STATIC_URL is /assets/, but Nginx serves static files at /static/" in str(world.fails("1.0"))
     world.engine.images["polls:1.0"].static_url = None
@@ -878,7 +870,7 @@ def test_the_container_is_hardened(world: World) -> None:
     assert helper[helper.index("--cpu-shares") + 1] == "512"
 
 
-def test_a_release_reaches_out_only_if_it_may(world: World) -> None:
+def test_a_release_has_a_network_only_with_egress(world: World) -> None:
     changes: dict[str, Any] = {"workers": {"mailer": ("send",)}, "pre_release": (("check",),)}
     world.release("1.0", **changes)
     world.release("1.1", **changes)
@@ -900,12 +892,12 @@ def test_a_release_reaches_out_only_if_it_may(world: World) -> None:
     assert {"hostwright=network", "com.docker.network.bridge.enable_icc=false"} <= set(network)
 
 
-def test_a_network_of_somebody_else_is_not_joined(world: World) -> None:
+def test_a_foreign_network_is_not_joined(world: World) -> None:
     world.engine.networks["hostwright-egress"] = ["--label", "theirs"]
     assert "hostwright-egress already exists" in str(world.fails("1.0", egress=True))
 
 
-def test_a_changed_setting_is_a_release(world: World) -> None:
+def test_a_changed_setting_makes_a_release(world: World) -> None:
     world.release("1.0")
     outcome = world.release("1.0", limits=Limits(memory="1g"))
     assert (outcome.action, outcome.release) == ("released", 2)
@@ -946,7 +938,7 @@ def test_a_rehearsal_changes_nothing_and_fails_as_the_release_would(world: World
 # Rollback
 
 
-def test_back_to_the_release_before(world: World) -> None:
+def test_a_rollback_to_the_previous_release(world: World) -> None:
     world.release("1.0", limits=Limits(memory="1g"), secrets={"TOKEN": "first"})
     world.release("1.1", secrets={"TOKEN": "second"})
     world.write_row("a vote")
@@ -962,7 +954,7 @@ def test_back_to_the_release_before(world: World) -> None:
 
 
 @pytest.mark.parametrize("to", [None, 1, 2, 9])
-def test_a_release_to_go_back_to_must_be_a_kept_one(world: World, to: int | None) -> None:
+def test_a_rollback_to_a_release_that_is_not_kept_is_refused(world: World, to: int | None) -> None:
     with pytest.raises(ReleaseError, match="has no live release"):
         world.releases().rollback(RollbackRequest(to))
     for version in ("1.0", "1.1"):
@@ -971,7 +963,7 @@ def test_a_release_to_go_back_to_must_be_a_kept_one(world: World, to: int | None
         world.releases().rollback(RollbackRequest(to))
 
 
-def test_back_to_a_release_whose_secrets_were_in_its_configuration(world: World) -> None:
+def test_a_rollback_to_a_release_whose_secrets_were_in_its_configuration(world: World) -> None:
     world.release("1.0")
     world.release("1.1")
     path = world.site.release(1) / "release.json"
@@ -986,7 +978,7 @@ def test_back_to_a_release_whose_secrets_were_in_its_configuration(world: World)
     assert (world.site.memory / "3" / "TOKEN").exists()
 
 
-def test_back_to_a_release_whose_configuration_calls_processes_workers(
+def test_a_rollback_to_a_release_whose_configuration_calls_processes_workers(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.release("1.0")
@@ -1016,7 +1008,7 @@ def test_a_rollback_whose_image_is_gone_is_refused(world: World) -> None:
         world.releases().rollback(RollbackRequest())
 
 
-def test_a_rollback_over_migrations_needs_a_word(world: World) -> None:
+def test_a_rollback_over_migrations_needs_a_choice(world: World) -> None:
     world.release("1.0")
     world.write_row("before")
     world.release("2.0")
@@ -1065,10 +1057,10 @@ def test_a_rollback_that_fails_leaves_the_live_release(world: World) -> None:
     assert world.picture() == before
 
 
-# What is kept
+# Kept releases
 
 
-def test_old_releases_are_forgotten_but_not_the_generations_that_kept_ones_name(world: World) -> None:
+def test_old_releases_are_removed_except_the_generations_that_kept_ones_name(world: World) -> None:
     world.release("1.0", keep_releases=2)
     world.release("2.0", keep_releases=2)
     assert world.site.generations() == {1, 2}
@@ -1087,7 +1079,7 @@ def test_the_live_release_is_always_kept(world: World, keep: int) -> None:
     assert world.site.generations() == {1}
 
 
-def test_hashed_static_files_of_the_kept_releases_lie_together(world: World) -> None:
+def test_hashed_static_files_of_the_kept_releases_are_shared(world: World) -> None:
     shared = world.site.static / "shared"
     both, first = "both.aaaaaaaaaaaa.css", "first.bbbbbbbbbbbb.css"
     world.offer("3.0", static={f"css/{both}": "1", first: "2", "plain.css": "3"})
@@ -1098,7 +1090,7 @@ def test_hashed_static_files_of_the_kept_releases_lie_together(world: World) -> 
     assert (shared / first).samefile(world.site.static / "1" / first)
     world.release("3.1", keep_releases=2)
     world.release("3.2", keep_releases=2)
-    # The first release is gone, and it was the one whose file the shared name was made of.
+    # The first release, whose file the shared name was made from, is removed.
     assert {path.name for path in shared.rglob("*.css")} == {both}
     assert (shared / "css" / both).read_text() == "1"
     world.offer("1.0")
@@ -1115,7 +1107,7 @@ def test_a_link_among_the_static_files_is_not_shared(world: World, tmp_path: Pat
     assert secret.stat().st_nlink == 1
 
 
-def test_images_that_no_kept_release_names_go_and_others_stay(world: World) -> None:
+def test_images_that_no_kept_release_names_are_removed_and_others_stay(world: World) -> None:
     images = world.engine.images
     foreign = {"polls:0.9": App(labels=()), "blog:1.0": App(labels=("hostwright=image",)), "polls:0.9-dev": App()}
     older = {"untagged": App(), "polls:0.8": App(), "polls:0.7": App()}
@@ -1128,10 +1120,10 @@ def test_images_that_no_kept_release_names_go_and_others_stay(world: World) -> N
     assert "somebody's" in world.engine.volumes
 
 
-# What is left over is swept
+# Leftovers
 
 
-def test_leftovers_of_an_unfinished_release_are_swept(world: World) -> None:
+def test_leftovers_of_an_unfinished_release_are_removed(world: World) -> None:
     world.release("1.0")
     before = world.picture()
     site = world.site
@@ -1151,7 +1143,7 @@ def test_leftovers_of_an_unfinished_release_are_swept(world: World) -> None:
     assert world.picture() == before
 
 
-def test_the_rest_of_a_release_that_was_killed_after_its_commit_is_swept(world: World) -> None:
+def test_leftovers_of_a_release_killed_after_its_commit_are_removed(world: World) -> None:
     world.release("1.0")
     world.release("1.1")
     before = world.picture()
@@ -1162,7 +1154,7 @@ def test_the_rest_of_a_release_that_was_killed_after_its_commit_is_swept(world: 
     assert world.picture() == before
 
 
-def test_a_record_that_was_written_but_not_committed_is_swept(world: World) -> None:
+def test_a_record_that_was_written_but_not_committed_is_removed(world: World) -> None:
     world.release("1.0")
     record = world.site.current_record()
     assert record
@@ -1235,7 +1227,7 @@ def make(world: World, tmp_path: Path, impatient: None) -> Callable[[], World]: 
 
 @pytest.mark.parametrize("fault", ["status", "time"])
 @pytest.mark.parametrize("case", CASES)
-def test_whatever_call_fails_the_old_release_is_whole_and_the_next_run_gets_there(
+def test_whichever_call_fails_the_old_release_is_intact_and_the_next_run_succeeds(
     make: Callable[[], World], case: str, fault: str
 ) -> None:
     before, version = CASES[case]
@@ -1265,7 +1257,7 @@ def test_whatever_call_fails_the_old_release_is_whole_and_the_next_run_gets_ther
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_wherever_the_caller_dies_current_is_whole_and_the_next_run_gets_there(
+def test_wherever_the_caller_dies_current_is_intact_and_the_next_run_succeeds(
     make: Callable[[], World], case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, version = CASES[case]
@@ -1276,13 +1268,13 @@ def test_wherever_the_caller_dies_current_is_whole_and_the_next_run_gets_there(
         live = world.site.current_record()
         rows = world.live_database.read_text() if before else ""
         world.engine.fail_at, world.engine.fault = number, "kill"
-        monkeypatch.setattr(Transaction, "undo", lambda *_: None)  # the dead undo nothing
+        monkeypatch.setattr(Transaction, "undo", lambda *_: None)  # a killed process undoes nothing
         with pytest.raises((Killed, ReleaseError)):
             world.release(version, limits=Limits(pids=99) if case == "nothing" else Limits())
         monkeypatch.setattr(Transaction, "undo", undo)
         if live and world.site.current_record() == live:
             assert world.live_database.read_text() == rows
-        # A release that fails next, before anything else, leaves the site serving.
+        # If the next release fails at its first step, the site still serves.
         if world.site.current_record():
             world.fails("9.9")
             record = world.site.current_record()
@@ -1294,7 +1286,7 @@ def test_wherever_the_caller_dies_current_is_whole_and_the_next_run_gets_there(
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_engine_that_goes_away_for_good_is_the_reason_and_the_next_run_gets_there(
+def test_a_failure_of_the_engine_is_reported_as_the_reason_and_the_next_run_succeeds(
     make: Callable[[], World], case: str
 ) -> None:
     before, version = CASES[case]
@@ -1320,7 +1312,7 @@ def test_an_engine_that_goes_away_for_good_is_the_reason_and_the_next_run_gets_t
         world.assert_consistent(world.spec(version))
 
 
-def test_a_release_with_migrations_over_one_whose_container_is_gone(world: World) -> None:
+def test_a_release_with_migrations_after_one_whose_container_is_missing(world: World) -> None:
     world.release("1.0")
     world.write_row("a vote")
     del world.engine.containers["polls-1"]
@@ -1329,7 +1321,7 @@ def test_a_release_with_migrations_over_one_whose_container_is_gone(world: World
     assert world.content()["rows"] == ["a vote"]
 
 
-def test_what_cannot_be_undone_does_not_hide_the_reason(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_the_undo_does_not_hide_the_reason(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.release("1.0")
     record = world.site.current_record()
     world.engine.images["polls:1.1"].healthy = False
@@ -1401,10 +1393,10 @@ def test_after_any_history_a_successful_run_gives_a_consistent_state(
     assert world.content()["rows"] == written
 
 
-# Secrets, digests, the module's answers
+# Secrets, digests, the module's results
 
 
-def test_secrets_are_in_their_files_and_nowhere_else(world: World) -> None:
+def test_secrets_are_only_in_their_files(world: World) -> None:
     world.release("1.0", secrets={"TOKEN": "hunter-2"})
     before = module.described(world.site)
     outcome = world.release("1.0", secrets={"TOKEN": "hunter-3"})
@@ -1484,12 +1476,12 @@ def parameters(**changes: Any) -> dict[str, Any]:
     return {**role_app.defaults(), **required, **changes}
 
 
-def test_what_the_role_passes_has_no_second_default() -> None:
+def test_an_option_that_the_role_passes_has_no_second_default() -> None:
     passed = role_app.defaults()
     assert len(passed) > 20
-    # A playbook that lists backups passes none, and the modules share the option.
+    # The modules share the option, and a playbook that lists backups does not pass it.
     assert {name for name in passed if "default" in module.ARGUMENTS[name]} == {"by"}
-    for name in ("sqlite", "limits"):  # users may set some of their keys alone
+    for name in ("sqlite", "limits"):  # users may set only some of their keys
         options = module.ARGUMENTS[name]["options"]
         assert {key: option["default"] for key, option in options.items()} == passed[name]
 
@@ -1523,7 +1515,7 @@ CHANGES = {
     "option",
     sorted(set(module.ARGUMENTS) - {"site", "root", "by", "bytes", "image_migrations", "rehearsal", "restore"}),
 )
-def test_each_option_of_the_module_counts(option: str) -> None:
+def test_each_option_of_the_module_changes_the_spec(option: str) -> None:
     timing = set(UNRELATED)
     changed = module.spec_of(parameters(**{option: CHANGES.get(option, 7)}))
     plain = module.spec_of(parameters())
@@ -1554,7 +1546,7 @@ def test_the_record_gives_the_spec_back() -> None:
     assert Spec.of_record(read, spec.secrets) == spec
 
 
-def test_the_record_of_a_release_that_had_a_network_without_saying_so_gives_it_back() -> None:
+def test_a_record_without_egress_has_a_network() -> None:
     read = json.loads(json.dumps(SPEC.recorded()))
     del read["egress"]
     assert Spec.of_record(read, SPEC.secrets).egress
@@ -1591,7 +1583,7 @@ def test_the_difference_shows_what_the_user_changed_and_no_numbers(world: World)
     assert module.difference(before, world_none(world), SPEC, world.site) == {}
 
 
-def test_the_difference_shows_what_is_beside_the_configuration(world: World) -> None:
+def test_the_difference_shows_the_options_outside_the_configuration(world: World) -> None:
     world.release("1.0")
     changed = {
         "egress": True,
@@ -1648,7 +1640,7 @@ def test_the_plan_names_pending_migrations_and_estimates_the_hold(world: World) 
     assert "cannot ask the live release for its applied migrations: it does not run" in plan.warnings[0]
 
 
-def test_the_message_says_what_serves(world: World) -> None:
+def test_the_message_names_the_serving_release(world: World) -> None:
     assert world.releases().serving() == "The site has no live release yet."
     world.release("1.0")
     assert world.releases().serving() == "Release 1 (polls:1.0) still serves."
@@ -1658,7 +1650,7 @@ def test_the_message_says_what_serves(world: World) -> None:
     assert world.releases().serving() == "The serving release is unknown."
 
 
-def test_somebody_elses_container_under_our_name_stays(world: World) -> None:
+def test_a_foreign_container_with_a_needed_name_stays(world: World) -> None:
     for name in ("polls-1", "polls-release"):
         world.engine.containers[name] = Container("other:1", ["--label", "app=other"], running=True)
         world.offer("1.0")
