@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +298,7 @@ step:
 """
 
 NO_OPTIONS = ("configuration", "drain_seconds")  # fields of a spec that are no options of the module
+SHOWN_APART = ("image", "source_digest", "image_digest", "configuration")  # fields that --diff shows otherwise or not
 SERVER = ("processes", "threads", "backlog")  # options of the WSGI server alone
 ARGUMENTS: dict[str, Any] = {
     **COMMON,
@@ -394,17 +395,9 @@ def _job(name: object, job: object) -> Job:
 
 
 def described(site: Site) -> str:
-    """Return the live release as text for ``--diff``, without the paths that depend on its number."""
+    """Return the live release as text for ``--diff``; empty without a live release."""
     live = site.current_record()
-    if live is None or not site.release_configuration(live.release).exists():
-        return ""
-    configuration = json.loads(site.release_configuration(live.release).read_text())
-    for path in ("database", "secrets_directory", "secret_key_file"):
-        configuration.pop(path, None)
-    configuration["server"].pop("socket", None)
-    parts = [*live.spec.get("workers", {}), *live.spec.get("jobs", {})]
-    asked = {"egress": True, **live.spec}  # as Spec.of_record has it
-    return _text(live.image, live.source_digest, live.container, parts, (), configuration | _beside(asked))
+    return _text({"egress": True, **live.spec}, live.container) if live and live.spec else ""  # as Spec.of_record
 
 
 def difference(before: str, outcome: Outcome, spec: Spec, site: Site) -> dict[str, str]:
@@ -412,37 +405,17 @@ def difference(before: str, outcome: Outcome, spec: Spec, site: Site) -> dict[st
     if outcome.action != "released":
         return {}
     waiting = f" (requests wait for about {outcome.held:.1f} s)" if outcome.held else ""
-    migrations = [f"{name}{waiting}" for name in outcome.migrations]
-    container = f"{site.name}-{outcome.release}"
-    after = _text(
-        spec.image,
-        spec.source_digest,
-        container,
-        [*spec.workers, *spec.jobs],
-        migrations,
-        spec.configuration | _beside(spec.recorded()),
-    )
+    migrations = [f"migration: {name}{waiting}\n" for name in outcome.migrations]
+    after = _text(spec.recorded(), f"{site.name}-{outcome.release}", "".join(migrations))
     return {"before": before, "after": after, "before_header": "release", "after_header": f"release {outcome.release}"}
 
 
-def _beside(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a release consists of besides image and configuration."""
-    shown = {"image", "source_digest", "image_digest", "configuration"}
-    return {name: asked[name] for name in RELATED if name in asked and name not in shown}
-
-
-def _text(
-    image: str,
-    source: str,
-    container: str,
-    parts: Sequence[str],
-    migrations: Sequence[str],
-    configuration: dict[str, Any],
-) -> str:
-    lines = [f"image: {image} (source {source[:12]})", f"container: {container}"]
-    lines += [f"container: {container}-{name}" for name in parts]
-    lines += [f"migration: {name}" for name in migrations]
-    return "\n".join([*lines, json.dumps(configuration, indent=1, sort_keys=True), ""])
+def _text(recorded: Mapping[str, Any], container: str, migrations: str = "") -> str:
+    names = [container, *(f"{container}-{part}" for part in (*recorded["workers"], *recorded["jobs"]))]
+    others = {name: recorded[name] for name in RELATED if name in recorded and name not in SHOWN_APART}
+    text = json.dumps(recorded["configuration"] | others, indent=1, sort_keys=True)
+    image = f"image: {recorded['image']} (source {recorded['source_digest'][:12]})\n"
+    return "".join([image, *(f"container: {name}\n" for name in names), migrations, text, "\n"])
 
 
 def stale_backups(site: str, command: str = HOST_COMMAND) -> str:
@@ -451,38 +424,17 @@ def stale_backups(site: str, command: str = HOST_COMMAND) -> str:
     return done.said if done.status == 1 else ""
 
 
-Verb = Callable[[Releases, Spec, Mapping[str, Any]], Outcome]
-
-
-def plan(releases: Releases, spec: Spec, parameters: Mapping[str, Any]) -> Outcome:
-    """Predict a release."""
-    return releases.plan(spec, parameters["image_migrations"])
-
-
-def rehearse(releases: Releases, spec: Spec, _: Mapping[str, Any]) -> Outcome:
-    """Rehearse a release."""
-    return releases.rehearse(spec)
-
-
-def rebuild(releases: Releases, spec: Spec, parameters: Mapping[str, Any]) -> Outcome:
-    """Make the first release of a backup on the host."""
-    directory = Path(parameters["restore"]["directory"])
-    backup = BackupDirectory.of(directory).choose(parameters["restore"]["backup"])
+def perform_release(releases: Releases, spec: Spec, options: Mapping[str, Any], check_mode: bool) -> Outcome:
+    """Predict, rehearse, rebuild or make a release."""
+    if check_mode:
+        return releases.plan(spec, options["image_migrations"])
+    if options["rehearsal"]:
+        return releases.rehearse(spec)
+    if not options["restore"]:
+        return releases.run(spec)
+    directory = Path(options["restore"]["directory"])
+    backup = BackupDirectory.of(directory).choose(options["restore"]["backup"])
     return releases.rebuild(spec, Source(directory, backup))
-
-
-def run_release(releases: Releases, spec: Spec, _: Mapping[str, Any]) -> Outcome:
-    """Make a release, unless the live one already matches the spec."""
-    return releases.run(spec)
-
-
-def verb_of(module: AnsibleModule) -> Verb:
-    """Return the function for check mode, a rehearsal, a rebuild or a release."""
-    if module.check_mode:
-        return plan
-    if module.params["rehearsal"]:
-        return rehearse
-    return rebuild if module.params["restore"] else run_release
 
 
 def main() -> None:
@@ -494,7 +446,7 @@ def main() -> None:
     def release() -> dict[str, Any]:
         spec = spec_of(module.params)
         before = described(site)
-        outcome = verb_of(module)(releases, spec, module.params)
+        outcome = perform_release(releases, spec, module.params, module.check_mode)
         result = result_of(module, outcome)
         if outcome.previous and outcome.action == "released" and (stale := stale_backups(site.name)):
             module.warn(f"the site's backups are stale: {stale}")

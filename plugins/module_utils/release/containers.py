@@ -19,6 +19,11 @@ SERVING, BESIDE = 1024, 512  # CPU shares of the containers that visitors wait f
 EGRESS = "hostwright-egress"  # the network of releases that may open connections
 # The configuration contains the secrets of all releases, for backups; an empty directory is mounted over them.
 HIDDEN = ("--tmpfs", f"{CONFIGURATION}/secrets:ro,nosuid,nodev,noexec,size=4k")
+PROBE = (
+    "--health-cmd", "python3 -m hostwright probe --timeout 5", "--health-interval", "30s",
+    "--health-timeout", "10s", "--health-retries", "3",
+)  # fmt: skip
+NO_PROBE = ("--no-healthcheck",)
 REMOVAL_SECONDS = 10.0
 PAUSE = 0.1
 
@@ -61,32 +66,19 @@ class Containers:
     def create(self, spec: Spec, number: int) -> None:
         """Create all containers of a release, without starting them."""
         self.provide_network(spec)
-        self._create(self.web(number), spec, number, "always", "serve", health=True)
+        self._create(self.web(number), spec, number, "always", PROBE, "serve")
         for name, command in spec.workers.items():
-            worker = ("--env", f"HOSTWRIGHT_WORKER={name}")
-            self._create(self.worker(number, name), spec, number, "always", "work", *command, options=worker)
+            options = (*NO_PROBE, "--env", f"HOSTWRIGHT_WORKER={name}")
+            self._create(self.worker(number, name), spec, number, "always", options, "work", *command)
         for name, job in spec.jobs.items():
-            self._create(self.job(number, name), spec, number, "no", "work", *job.command)
+            self._create(self.job(number, name), spec, number, "no", NO_PROBE, "work", *job.command)
 
-    def _create(
-        self,
-        name: str,
-        spec: Spec,
-        number: int,
-        restart: str,
-        *verb: str,
-        health: bool = False,
-        options: tuple[str, ...] = (),
-    ) -> None:
-        probe = [
-            "--health-cmd", "python3 -m hostwright probe --timeout 5", "--health-interval", "30s",
-            "--health-timeout", "10s", "--health-retries", "3",
-        ]  # fmt: skip
+    def _create(self, name: str, spec: Spec, number: int, restart: str, options: tuple[str, ...], *verb: str) -> None:
         self.engine(
-            "create", "--name", name, *_hardened(spec, _network(spec), SERVING if health else BESIDE),
+            "create", "--name", name, *_hardened(spec, _network(spec), SERVING if options is PROBE else BESIDE),
             *self._mounts(number), *self._labels(number),
             "--hostname", self.site.name, "--restart", restart, "--stop-timeout", str(spec.stop_timeout),
-            *(probe if health else ["--no-healthcheck"]), *options, spec.image, *verb,
+            *options, spec.image, *verb,
         )  # fmt: skip
 
     def one_shot(self, spec: Spec, number: int, image: str, *verb: str) -> list[str]:

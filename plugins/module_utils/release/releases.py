@@ -175,10 +175,8 @@ class Releases:
                     yield current
                 finally:
                     self.progress.over()
-        except MigratorError as error:
-            raise self.progress.error(str(error), error.log) from error
-        except EngineError as error:
-            raise self.progress.error(str(error)) from error
+        except (MigratorError, EngineError) as error:
+            raise self.progress.error(str(error), getattr(error, "log", "")) from error
         except OSError as error:
             where = f": {error.filename}" if error.filename else ""
             raise self.progress.error(f"{error.strerror or error}{where}") from error
