@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,12 @@ REMOVAL_SECONDS = 10.0
 PAUSE = 0.1
 
 
+@dataclass
 class Containers:
     """The containers of one site; a release has ``web``, its workers and its jobs."""
 
-    def __init__(self, site: Site, engine: Engine) -> None:
-        self.site = site
-        self.engine = engine
+    site: Site
+    engine: Engine
 
     @property
     def helper(self) -> str:

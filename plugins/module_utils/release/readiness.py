@@ -7,12 +7,12 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 
-from ..host.engine import Engine
 from . import probe
 from .containers import Containers
 from .migrator import LOG_LINES, tail
-from .site import Site
 from .spec import Spec
 from .steps import Progress
 
@@ -23,20 +23,18 @@ WARMING_SECONDS = 2.0
 INSPECTION = 1.0  # seconds between two inspections of a container that does not answer yet
 
 
+@dataclass
 class Readiness:
     """Probes a site's releases."""
 
-    def __init__(self, site: Site, engine: Engine, containers: Containers, progress: Progress, ask: probe.Ask) -> None:
-        self._site = site
-        self._engine = engine
-        self._containers = containers
-        self._progress = progress
-        self._ask = ask
+    containers: Containers
+    progress: Progress
+    ask: probe.Ask
 
     def _page(self, number: int, spec: Spec, url: str, until: float) -> probe.Reply:
-        socket = self._site.release(number) / "app.sock"
+        socket = self.containers.site.release(number) / "app.sock"
         host = probe.host_header(spec.configuration["allowed_hosts"])
-        return self._ask(socket, host, spec.configuration["scheme"], url, max(until - time.monotonic(), 0.1))
+        return self.ask(socket, host, spec.configuration["scheme"], url, max(until - time.monotonic(), 0.1))
 
     def wait_loaded(self, number: int, spec: Spec, until: float) -> None:
         """Wait until a release answers, with any status: it has no database yet."""
@@ -74,12 +72,12 @@ class Readiness:
         Raises:
             ReleaseError: the container ended or the time is over; with the last answer and the end of its log.
         """
-        container = self._containers.web(number)
+        container = self.containers.web(number)
         start = inspected = time.monotonic()
         while not good(reply := self._page(number, spec, url, until)):
             now = time.monotonic()
             due = now > min(inspected + INSPECTION, until)
-            if due and self._containers.ended(container):
+            if due and self.containers.ended(container):
                 reason = f"{container} ended while it started"
             elif now > until:
                 waited = max(until - start, 0)
@@ -88,8 +86,8 @@ class Readiness:
                 inspected = now if due else inspected
                 time.sleep(PAUSE)
                 continue
-            log = self._engine.run(["logs", "--tail", str(LOG_LINES), container]).said
-            raise self._progress.error(reason, tail(log))
+            log = self.containers.engine.run(["logs", "--tail", str(LOG_LINES), container]).said
+            raise self.progress.error(reason, tail(log))
 
     def wait_paused(self, number: int, workers: Mapping[str, str], patience: float) -> None:
         """Wait until each worker has reported its pause, or has no process.
@@ -104,13 +102,13 @@ class Readiness:
         """
         until = time.monotonic() + patience
         inspection = 0.0
-        waiting = list(workers)
-        while waiting := [name for name in waiting if not os.path.lexists(self._site.rested(number, workers[name]))]:
+        waiting, rested = list(workers), partial(self.containers.site.rested, number)
+        while waiting := [name for name in waiting if not os.path.lexists(rested(workers[name]))]:
             if time.monotonic() >= inspection:
-                waiting = [name for name in waiting if self._containers.has_process(name)]
+                waiting = [name for name in waiting if self.containers.has_process(name)]
                 inspection = time.monotonic() + INSPECTION
             if waiting and time.monotonic() > until:
-                raise self._progress.error(
+                raise self.progress.error(
                     f"{waiting[0]} has not paused within {patience:.0f} s: see 'docker logs {waiting[0]}'. To release "
                     f"without waiting for it: docker stop {waiting[0]}"
                 )

@@ -13,14 +13,7 @@ PART = re.compile(r"[a-z0-9][a-z0-9_-]{0,29}")  # name of a worker or a job, whi
 IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:-]*:[A-Za-z0-9_][A-Za-z0-9_.-]*")
 IMAGE_ID = re.compile(r"sha256:[A-Za-z0-9_.:-]+")
 _TEXTS = ("version", "source_digest", "created", "spec_digest")
-_JSON: dict[str, type | tuple[type, ...]] = {
-    "str": str,
-    "int": int,
-    "float": (int, float),
-    "bool": bool,
-    "list": list,
-    "dict": dict,
-}
+_JSON: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict}
 
 
 def check(data: Any, site: str, number: str) -> None:

@@ -48,8 +48,8 @@ class Releases:
         self.containers = Containers(site, engine)
         self.progress = Progress(site.progress)
         self.warnings: tuple[str, ...] = ()
-        self._readiness = Readiness(site, engine, self.containers, self.progress, ask)
-        self._housekeeping = Housekeeping(site, engine, self.containers, self.progress, cron)
+        self._readiness = Readiness(self.containers, self.progress, ask)
+        self._housekeeping = Housekeeping(self.containers, self.progress, cron)
         self._audit = dict(audit or {})
 
     def plan(self, spec: Spec, migrations: Sequence[str] | None = None) -> Outcome:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..contract import APP_GID, APP_UID, configuration_of
+from ..contract import APP_GID, APP_UID, TIME, configuration_of
 from ..host.engine import Engine, EngineError
 from ..host.files import make_directory, remove_tree, write_durably
 from . import static_files
@@ -408,4 +408,4 @@ class Transaction:
 
 
 def _utc(moment: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+    return time.strftime(TIME, time.gmtime(moment))
