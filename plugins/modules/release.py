@@ -298,7 +298,7 @@ step:
 """
 
 NO_OPTIONS = ("configuration", "drain_seconds")  # fields of a spec that are no options of the module
-SHOWN_APART = ("image", "source_digest", "image_digest", "configuration")  # fields that --diff shows otherwise or not
+SHOWN_APART = ("image", "source_digest", "image_digest", "configuration")  # not among the other fields in --diff
 SERVER = ("processes", "threads", "backlog")  # options of the WSGI server alone
 ARGUMENTS: dict[str, Any] = {
     **COMMON,

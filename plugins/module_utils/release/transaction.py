@@ -182,12 +182,12 @@ class Transaction:
         return record
 
     def finish(self, record: Record) -> None:
-        """Do what remains after the commit; if it is cut short, the next call does it.
+        """Retire the old release and run the commands after a release; after an interruption the next call cleans up.
 
-        The guard goes when nothing can write to the old generation any more.
+        The guard ends after the last process that could write to the old generation.
 
         Raises:
-            ReleaseError: a command after the release failed; the release is live all the same.
+            ReleaseError: a command after the release failed; the new release is live nevertheless.
         """
         self.progress.at(Step.RETIRE)
         if self.old:
