@@ -18,7 +18,7 @@ from ansible_collections.hostwright.django.plugins.module_utils.release.housekee
 from ansible_collections.hostwright.django.plugins.module_utils.release.module import ARGUMENTS as COMMON
 from ansible_collections.hostwright.django.plugins.module_utils.release.module import perform, result_of, site_of
 from ansible_collections.hostwright.django.plugins.module_utils.release.outcome import Outcome
-from ansible_collections.hostwright.django.plugins.module_utils.release.record_form import PART
+from ansible_collections.hostwright.django.plugins.module_utils.release.record_check import PART
 from ansible_collections.hostwright.django.plugins.module_utils.release.releases import Releases
 from ansible_collections.hostwright.django.plugins.module_utils.release.restore import Source
 from ansible_collections.hostwright.django.plugins.module_utils.release.site import SECRET, Site

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..host import files
 from ..host.files import write_durably
-from . import record_form
+from . import record_check
 from .errors import ReleaseError
 
 
@@ -46,7 +46,7 @@ class Record:
         """
         try:
             data = json.loads(files.read(path, own=True))
-            record_form.check(data, site, path.parent.resolve().name)
+            record_check.check(data, site, path.parent.resolve().name)
             return cls(**{**data, "migrations": tuple(data["migrations"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ReleaseError(

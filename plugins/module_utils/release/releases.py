@@ -15,6 +15,7 @@ from . import probe
 from .backups import Protected, check
 from .containers import Containers
 from .errors import ReleaseError
+from .getting_ready import get_ready
 from .housekeeping import Housekeeping
 from .migrator import MigratorError
 from .outcome import Outcome
@@ -28,7 +29,6 @@ from .site import Site
 from .spec import Spec
 from .steps import Progress, Step
 from .transaction import Draft, Transaction
-from .ways import get_ready
 
 
 class Releases:

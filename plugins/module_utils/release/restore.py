@@ -16,10 +16,10 @@ from ..contract import BACKUPS, MEDIA
 from .backups import Backup
 from .errors import ReleaseError
 from .generation import database
+from .getting_ready import begin
 from .migrator import Migrator, MigratorError, tail
 from .spec import Command
 from .steps import Step
-from .ways import begin
 
 if TYPE_CHECKING:
     from .transaction import Draft, Transaction

@@ -7,12 +7,12 @@ from typing import NoReturn
 
 from ..host.engine import Engine
 from .generation import database
+from .getting_ready import Move
 from .migrator import Migrator
 from .record import Record
 from .site import Site
 from .spec import Spec
 from .steps import Progress, Step
-from .ways import Move
 
 MIGRATIONS_TABLE = "django_migrations"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.hostwright.django.plugins.module_utils.host.process import Answer
-from ansible_collections.hostwright.django.plugins.module_utils.release import old_release, readiness, ways
+from ansible_collections.hostwright.django.plugins.module_utils.release import getting_ready, old_release, readiness
 from ansible_collections.hostwright.django.plugins.module_utils.release.errors import ReleaseError
 from ansible_collections.hostwright.django.plugins.module_utils.release.hold import Gate, RenewedGate
 from ansible_collections.hostwright.django.plugins.module_utils.release.migrator import Migrator
@@ -417,7 +417,7 @@ def test_requests_do_not_wait_long_for_a_page_that_stays_broken(world: World, mo
     world.offer("2.4", migrations=("polls.0001_initial", "polls.0002_more"), healthy=False)
     world.release("1.0")
     before = world.picture()
-    monkeypatch.setattr(ways, "ERROR_SECONDS", 0.3)
+    monkeypatch.setattr(getting_ready, "ERROR_SECONDS", 0.3)
     start = time.monotonic()
     error = world.fails("2.4", health_timeout=60)
     assert error.step == "wait until the new release is ready"
