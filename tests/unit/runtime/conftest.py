@@ -1,4 +1,4 @@
-"""A small image without Docker: an interpreter that starts as the image's does, real projects, real databases."""
+"""An image without Docker: an interpreter prepared as in the image, real projects, real databases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pytest
 RUNTIME = Path(__file__).resolve().parents[3] / "roles" / "image" / "files" / "runtime"
 sys.path.insert(0, str(RUNTIME))
 
-# sqlite first: it puts the safe SQLite in place before the tests import sqlite3.
+# sqlite first: it replaces sqlite3 before the tests import it.
 from hostwright import install, sqlite  # noqa: E402
 from hostwright.errors import HostwrightError  # noqa: E402
 
@@ -106,7 +106,7 @@ assert sqlite.replace()
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that hostwright.pth prepares, as in an image."""
+    """An interpreter with hostwright.pth, as in an image."""
     root = tmp_path_factory.mktemp("image")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(root / "venv")], check=True)
     interpreter = root / "venv" / "bin" / "python"
@@ -125,7 +125,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Release:
-    """A project, and a release of it below a temporary directory instead of /site."""
+    """A project and its release, in a temporary directory instead of /site."""
 
     root: Path
     python: Path
@@ -144,17 +144,17 @@ class Release:
 
     @property
     def static(self) -> Path:
-        """Where the image has its static files."""
+        """The directory of the image's static files."""
         return self.root / "image" / "static"
 
     @property
     def socket(self) -> Path:
-        """Where the release serves."""
+        """The socket of the release."""
         return self.root / "run" / "releases" / "1" / "app.sock"
 
     @property
     def current(self) -> Path:
-        """The symlink that names the live release: this one, unless a test says otherwise."""
+        """The symlink that names the live release: this one, unless a test changes it."""
         return self.root / "run" / "current"
 
     @property
@@ -164,7 +164,7 @@ class Release:
 
     @property
     def backups(self) -> Path:
-        """Where backups go."""
+        """The directory of the backups."""
         return self.root / "backups"
 
     def write(self, files: dict[str, str]) -> None:
@@ -253,7 +253,7 @@ except HostwrightError as error:
         return json.loads(result.stdout.splitlines()[-1])
 
     def shell(self, code: str, configured: bool = True) -> str:
-        """Run code with Django set up, as management commands do; return what it prints."""
+        """Run code with Django set up, as management commands do; return the last line of output."""
         result = self.command("manage.py", "shell", "-c", code, configured=configured)
         assert result.returncode == 0, result.stderr
         return result.stdout.strip().splitlines()[-1]
@@ -289,7 +289,7 @@ def make_release(tmp_path: Path, python: Path) -> Release:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this process's backups leap where they wait: the second one within a second waits for the next second."""
+    """Move the clock of this process's backups instead of waiting for the next second."""
     from hostwright import backup
 
     leapt = timedelta()
@@ -315,7 +315,7 @@ def release(tmp_path: Path, python: Path) -> Release:
 
 @pytest.fixture
 def ledger(release: Release, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A database with a sum that never changes, configured for this process."""
+    """A database with a constant sum, configured for this process."""
     from tests.unit.runtime import ledgers
 
     release.database.parent.mkdir(parents=True)
@@ -326,7 +326,7 @@ def ledger(release: Release, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def serve(release: Release) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Return a function that starts the server, or another verb; whatever still runs at the end is killed."""
+    """Return a function that starts the server or another verb; at the end its processes are killed."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*words: str) -> subprocess.Popen[str]:

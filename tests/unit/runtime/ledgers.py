@@ -1,4 +1,4 @@
-"""A database whose accounts always add up to the same, who writes to it, and what tests do with its backups."""
+"""A database whose accounts have a constant sum, processes that write to it, and helpers for its backups."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.unit.runtime.conftest import Release
 
 SUM = 1_000_000
-# Moves money between accounts and writes each move down: the accounts always add up to the same.
+# Moves money between accounts and records each move: the sum of the accounts is constant.
 WRITER = """
 import random, sys
 sys.path.insert(0, sys.argv[2])
@@ -54,7 +54,7 @@ INSERT INTO text VALUES ('words');
 
 
 def create(database: Path) -> None:
-    """Make the database."""
+    """Create the database."""
     connection = sqlite3.connect(database)
     connection.executescript(SCHEMA)
     connection.close()
@@ -62,7 +62,7 @@ def create(database: Path) -> None:
 
 @contextlib.contextmanager
 def writing(database: Path, writers: int = 2) -> Iterator[None]:
-    """Write as fast as it goes, from other processes."""
+    """Write as fast as possible from other processes within the body."""
     runtime = str(Path(backup.__file__).parents[1])
     command = [sys.executable, "-c", WRITER, str(database), runtime]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(writers)]
@@ -79,7 +79,7 @@ def writing(database: Path, writers: int = 2) -> Iterator[None]:
 
 
 def change(database: Path) -> None:
-    """Move something, so that the database is not the one that was backed up last."""
+    """Change the database, so that it differs from the last backup."""
     connection = sqlite3.connect(database)
     with connection:
         connection.execute("INSERT INTO move (source, target, amount) VALUES (1, 2, 0)")
@@ -97,7 +97,7 @@ def make(release: Release, keep: int = 48, with_media: bool = False) -> dict[str
 
 
 def unpack(release: Release, manifest: dict[str, Any]) -> Path:
-    """Unpack an archive by other means than ours."""
+    """Unpack an archive without the runtime."""
     target = release.root / "unpacked.sqlite3"
     target.unlink(missing_ok=True)
     with (release.backups / manifest["archive"]["name"]).open("rb") as archive, target.open("wb") as file:
@@ -122,7 +122,7 @@ def execute(database: Path, script: str) -> None:
 
 
 def names(release: Release) -> list[str]:
-    """List what is in the directory of the backups."""
+    """List the names in the directory of the backups."""
     return sorted(path.name for path in release.backups.iterdir())
 
 
@@ -137,14 +137,14 @@ def put(release: Release, name: str, data: bytes, age: float = 100.0) -> Path:
 
 
 def share_of(name: str) -> int:
-    """Tell in which backup's turn a media file is read again."""
+    """Return the number of the part in which a media file is reread."""
     import zlib
 
     return zlib.crc32(name.encode()) % media.SHARES
 
 
 def damage(path: Path) -> None:
-    """Flip one bit in the middle of a file, and leave its time as it was."""
+    """Flip one bit in the middle of a file without changing its time."""
     status = path.stat()
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

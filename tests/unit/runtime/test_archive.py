@@ -1,4 +1,4 @@
-"""Archives: constant memory, whatever they hold."""
+"""Archives need constant memory for any content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Snapshots and backups of a real database, quiet and busy."""
+"""Snapshots and backups of a real database, idle and busy."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ids(release: Release) -> list[str]:
 
 
 def rename(release: Release, old: str, new: str) -> None:
-    """Date a backup otherwise."""
+    """Give a backup another id, and so another time."""
     before, after = catalogue.Backup(release.backups, old), catalogue.Backup(release.backups, new)
     manifest = catalogue.read(before)
     for path, renamed in zip(before.files, after.files, strict=True):
@@ -85,10 +85,10 @@ def test_a_backup_and_its_manifest(release: Release) -> None:
     copy = unpack(release, manifest)
     assert copy.stat().st_size == manifest["database"]["bytes"]
     assert one(copy, "SELECT sum(balance) FROM account") == SUM
-    # A plain database: no WAL mode, so that any tool opens it on a read-only medium.
+    # Not in WAL mode, so that any tool can open it on a read-only medium.
     assert one(copy, "PRAGMA journal_mode") == "delete"
     assert {oct((release.backups / file).stat().st_mode & 0o777) for file in names(release)} == {"0o600"}
-    # Anybody can check the seal.
+    # sha256sum can check the seal.
     subprocess.run(["sha256sum", "--check", "--strict", f"{name}.json.sha256"], cwd=release.backups, check=True)
 
 
@@ -119,7 +119,7 @@ def test_an_unchanged_database_is_stored_once(release: Release, ledger: Path) ->
     assert verify.verify(release.backups)["wrong"] == []
 
 
-def test_pages_that_moved_are_no_change(release: Release, ledger: Path) -> None:
+def test_moved_pages_are_not_a_change(release: Release, ledger: Path) -> None:
     first = make(release)
     execute(ledger, "VACUUM")
     assert make(release)["unchanged_since"] == first["id"]
@@ -138,7 +138,7 @@ def test_a_damaged_archive_is_not_linked(release: Release, capsys: pytest.Captur
 
 
 @pytest.mark.usefixtures("ledger")
-def test_where_there_are_no_links_all_is_stored(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hard_links_all_files_are_copied(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_arguments: object, **_options: object) -> None:
         raise PermissionError
 
@@ -187,7 +187,7 @@ def test_a_source_that_others_write_to_is_read_for_a_limited_time(
 def test_a_damaged_database_gives_no_backup(release: Release, ledger: Path) -> None:
     execute(ledger, "CREATE TABLE word (w TEXT); INSERT INTO word VALUES ('abcdefgh'); CREATE INDEX w ON word (w)")
     good = make(release)["id"]
-    # One letter in the index: every query of the tables still works, and finds as many rows.
+    # Change one letter in the index: queries of the tables still return the same number of rows.
     size = one(ledger, "PRAGMA page_size")
     start = (one(ledger, "SELECT rootpage FROM sqlite_schema WHERE name = 'w'") - 1) * size
     data = bytearray(ledger.read_bytes())
@@ -200,7 +200,7 @@ def test_a_damaged_database_gives_no_backup(release: Release, ledger: Path) -> N
 
 
 @pytest.mark.usefixtures("ledger")
-def test_what_a_rebuild_needs_is_there(release: Release) -> None:
+def test_a_backup_has_what_a_rebuild_needs(release: Release) -> None:
     config = release.root / "config"
     (config / "secrets" / "7").mkdir(parents=True)
     (config / "secrets" / "secret_key").write_text("key", encoding="utf-8")
@@ -263,7 +263,7 @@ def test_a_snapshot_overwrites_nothing_and_leaves_nothing(ledger: Path, tmp_path
     assert not (tmp_path / "new").exists()
 
 
-def test_foreign_keys_that_point_nowhere_are_counted(release: Release, ledger: Path) -> None:
+def test_dangling_foreign_keys_are_counted(release: Release, ledger: Path) -> None:
     connection = sqlite3.connect(ledger)
     connection.execute("INSERT INTO move (source, target, amount) VALUES (99999, 1, 5)")
     connection.commit()
@@ -272,7 +272,7 @@ def test_foreign_keys_that_point_nowhere_are_counted(release: Release, ledger: P
 
 
 @pytest.mark.usefixtures("ledger")
-def test_two_at_a_time_do_one(release: Release) -> None:
+def test_a_second_backup_at_the_same_time_is_refused(release: Release) -> None:
     descriptor = os.open(release.backups, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     result = release.verb("backup", "--output", release.backups)
@@ -281,7 +281,7 @@ def test_two_at_a_time_do_one(release: Release) -> None:
     assert "another backup" in result.stderr
 
 
-def test_a_generation_that_is_being_removed_is_left_alone(release: Release, ledger: Path) -> None:
+def test_a_generation_that_is_being_removed_is_refused(release: Release, ledger: Path) -> None:
     descriptor = os.open(ledger.parent, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(BusyError, match="being removed"):
@@ -306,7 +306,7 @@ def test_housekeeping_cannot_lock_a_generation_during_a_backup(
 
 
 @pytest.mark.usefixtures("ledger")
-def test_too_little_space_is_told_before_the_copy(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_reported_before_the_copy(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     class Usage:
         free = 1_500_000
 
@@ -317,23 +317,23 @@ def test_too_little_space_is_told_before_the_copy(release: Release, monkeypatch:
 
 
 @pytest.mark.usefixtures("ledger")
-def test_as_many_stay_as_asked_for(release: Release) -> None:
+def test_the_requested_number_of_backups_is_kept(release: Release) -> None:
     made = [make(release, keep=2)["id"] for _ in range(3)]
     assert ids(release) == made[1:]
     assert {name.partition(".")[0] for name in names(release)} == set(made[1:])
 
 
 @pytest.mark.usefixtures("ledger")
-def test_the_new_backup_stays_when_the_clock_went_back(release: Release) -> None:
+def test_the_new_backup_is_kept_after_the_clock_went_back(release: Release) -> None:
     for name in ("29991231T235959Z-r1", "29991230T235959Z-r1"):
         rename(release, make(release)["id"], name)
     new = make(release, keep=1)["id"]
-    # Of those that are dated later than now the newest stays as well: the clock may be wrong now, not then.
+    # The newest of those dated later than now is kept too: perhaps the clock is wrong now, and was right then.
     assert ids(release) == [new, "29991231T235959Z-r1"]
 
 
 @pytest.mark.usefixtures("ledger")
-def test_a_backup_that_is_read_goes_another_time(release: Release) -> None:
+def test_a_backup_that_is_being_read_is_removed_by_a_later_run(release: Release) -> None:
     first = make(release)["id"]
     with catalogue.pinned(catalogue.Backup(release.backups, first)):
         second = make(release, keep=1)["id"]
@@ -344,7 +344,7 @@ def test_a_backup_that_is_read_goes_another_time(release: Release) -> None:
 
 
 @pytest.mark.usefixtures("ledger")
-def test_a_damaged_backup_takes_nobody_s_place_and_stays(release: Release) -> None:
+def test_a_damaged_backup_is_neither_counted_nor_removed(release: Release) -> None:
     good, bad = make(release)["id"], make(release)["id"]
     damage(release.backups / f"{bad}.json")
     new = make(release, keep=2)["id"]
@@ -353,7 +353,7 @@ def test_a_damaged_backup_takes_nobody_s_place_and_stays(release: Release) -> No
 
 
 @pytest.mark.usefixtures("ledger")
-def test_what_killed_runs_left_goes_and_other_files_stay(release: Release) -> None:
+def test_remains_of_killed_runs_are_removed_and_other_files_kept(release: Release) -> None:
     (release.backups / ".partial-x1" / "a.media").mkdir(parents=True)
     (release.backups / ".partial-x1" / "db.sqlite3").touch()
     (release.backups / "20200101T000000Z-r1.sqlite3.zst").touch()
@@ -369,15 +369,15 @@ def test_what_killed_runs_left_goes_and_other_files_stay(release: Release) -> No
     assert {name for name in names(release) if not name.startswith(new)} == set(others)
 
 
-def test_an_application_that_is_stopped(release: Release, ledger: Path) -> None:
+def test_a_backup_of_a_stopped_application(release: Release, ledger: Path) -> None:
     assert not Path(f"{ledger}-wal").exists()
     before = sorted(path.name for path in ledger.parent.iterdir())
     assert make(release)["rows"]["account"] == 1000
     assert sorted(path.name for path in ledger.parent.iterdir()) == before
 
 
-def test_an_application_that_was_killed_and_has_just_restarted(release: Release, ledger: Path) -> None:
-    """What it had acknowledged is in the -wal that it left, and in the backup."""
+def test_a_backup_after_the_application_was_killed(release: Release, ledger: Path) -> None:
+    """Acknowledged writes are in the remaining -wal, and in the backup."""
     runtime = str(Path(backup.__file__).parents[1])
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(ledger), runtime], stdout=subprocess.PIPE)
     assert writer.stdout is not None
@@ -396,8 +396,8 @@ def test_an_application_that_was_killed_and_has_just_restarted(release: Release,
     assert manifest["rows"]["move"] == one(again / "db.sqlite3", "SELECT count(*) FROM move") > 20000
 
 
-def test_a_migration_that_is_running(release: Release, ledger: Path) -> None:
-    """The guard keeps the write lock of the generation: what was acknowledged before it is what is backed up."""
+def test_a_backup_during_a_migration(release: Release, ledger: Path) -> None:
+    """While the guard keeps the write lock, the backup has all writes that were acknowledged before."""
     guard = sqlite3.connect(ledger, isolation_level=None)
     guard.execute("BEGIN IMMEDIATE")
     guard.execute("DELETE FROM account")
@@ -407,7 +407,9 @@ def test_a_migration_that_is_running(release: Release, ledger: Path) -> None:
 
 
 @pytest.mark.usefixtures("ledger")
-def test_a_destination_that_is_removed_midway(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_destination_that_is_removed_during_a_backup_is_reported(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
     examine = content.examine
 
     def gone(database: Path) -> Any:
@@ -421,7 +423,7 @@ def test_a_destination_that_is_removed_midway(release: Release, monkeypatch: pyt
     assert not release.backups.exists()
 
 
-def test_missing_places(release: Release, ledger: Path) -> None:
+def test_missing_directories_and_files_are_reported(release: Release, ledger: Path) -> None:
     with pytest.raises(BackupError, match="destination is missing"):
         backup.backup(release.root / "nowhere", backup.Options(record=release.record))
     with pytest.raises(ConfigurationError, match="cannot read the release's record"):
@@ -439,7 +441,7 @@ def test_a_hung_backup_ends_itself(release: Release) -> None:
     pipe = release.root / "pipe"
     os.mkfifo(pipe)
     start = time.monotonic()
-    # Whoever opens a pipe that nobody writes to waits for ever.
+    # Opening a pipe without a writer blocks for ever.
     code = f"""
 import sys
 from hostwright import __main__, snapshot
@@ -453,7 +455,7 @@ sys.exit(__main__.main(["backup", "--output", {str(release.backups)!r}, "--time-
 
 
 @pytest.mark.parametrize(("module", "words", "niceness"), [("backup", [], 10), ("restore", ["--backup", "latest"], 0)])
-def test_only_who_is_waited_for_competes_with_the_site(
+def test_backups_run_at_low_priority_and_restores_do_not(
     release: Release, module: str, words: list[str], niceness: int
 ) -> None:
     code = f"""

@@ -1,4 +1,4 @@
-"""The disk refuses, or the process dies, at each single thing that a backup does to the disk."""
+"""Each disk operation of a backup fails, or the process is killed at it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from tests.unit.runtime.conftest import Release
 
 CALLS = ("write", "fsync", "rename", "link", "mkdir", "unlink", "rmdir", "open")
-# So many kills at random moments; HOSTWRIGHT_KILLS=full does as many as the issue asks for.
+# Number of kills at random moments; HOSTWRIGHT_KILLS=full is for the long run.
 KILLS = 200 if os.environ.get("HOSTWRIGHT_KILLS") == "full" else 12
 
 
 class Faults:
-    """Counts what is done to the disk below a directory, and lets one of those calls fail."""
+    """Counts the disk operations of this process, and makes one of them fail."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
@@ -63,7 +63,7 @@ def small(release: Release, monkeypatch: pytest.MonkeyPatch) -> Release:
 
 
 def require_intact(release: Release, good: set[str]) -> None:
-    """Every listed backup is right, the earlier ones are all there."""
+    """Require that every listed backup verifies and that all earlier ones exist."""
     found = verify.verify(release.backups)
     assert found["wrong"] == []
     assert good <= set(found["verified"])
@@ -79,7 +79,7 @@ def require_intact(release: Release, good: set[str]) -> None:
         (errno.EIO, "the disk failed"),
     ],
 )
-def test_whatever_fails_the_earlier_backups_are_intact_and_the_next_run_is_whole(
+def test_after_any_failure_earlier_backups_are_intact_and_the_next_run_succeeds(
     small: Release, code: int, message: str
 ) -> None:
     good = {make(small, with_media=True)["id"]}
@@ -110,7 +110,7 @@ def test_whatever_fails_the_earlier_backups_are_intact_and_the_next_run_is_whole
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_removal_that_fails_midway_leaves_no_listed_backup_that_is_not_whole(small: Release) -> None:
+def test_a_failed_removal_leaves_no_incomplete_listed_backup(small: Release) -> None:
     at = calls = 0
     while at <= calls:
         change(small.database)
@@ -149,14 +149,14 @@ sys.exit(status)
 """
 
 
-def test_killed_at_each_thing_it_does_every_listed_backup_is_whole(small: Release) -> None:
+def test_after_a_kill_at_any_disk_operation_every_listed_backup_is_intact(small: Release) -> None:
     good = {make(small, with_media=True)["id"]}
     words = ("backup", "--output", small.backups, "--media", small.root / "media", "--keep", '{"last": 3}')
     code = KILLER.format(calls=CALLS)
     counted = small.command("-c", code, "0", *words)
     calls = int(counted.stdout.splitlines()[-1])
     assert calls > 20
-    # Some of the moments; the long run takes them all.
+    # A sample of the operations; the long run takes all.
     chosen = range(1, calls + 1) if KILLS > 12 else random.Random(5).sample(range(1, calls + 1), 10)
     for at in chosen:
         change(small.database)
@@ -169,8 +169,10 @@ def test_killed_at_each_thing_it_does_every_listed_backup_is_whole(small: Releas
     assert {name.partition(".")[0] for name in names(small)} == {new}
 
 
-def test_killed_at_random_moments_of_a_busy_site(release: Release, ledger: Path) -> None:
-    """Every listed backup verifies, the newest is never lost, and nothing half-made outlives the next run."""
+def test_after_kills_at_random_moments_of_a_busy_site_every_listed_backup_is_intact(
+    release: Release, ledger: Path
+) -> None:
+    """The newest backup is never lost, and the next run removes incomplete files."""
     put(release, "a.txt", b"a")
     newest = make(release, with_media=True)["id"]
     start = time.monotonic()
@@ -225,7 +227,7 @@ def small_file_system(place: Path, size: int) -> Iterator[None]:
 def test_a_file_system_that_fills_up_at_any_point(
     release: Release, ledger: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQLite's own copy too: it is the file system itself that is full."""
+    """The file system itself is full, so SQLite's own copy fails too."""
     monkeypatch.setattr(backup, "_require_space", lambda *_: None)
     put(release, "a.bin", os.urandom(300_000))
     assert ledger.exists()
@@ -244,19 +246,19 @@ def test_a_file_system_that_fills_up_at_any_point(
     assert outcomes == {"made", "full"}
 
 
-def test_another_owner(release: Release, ledger: Path) -> None:
-    """Without its power to ignore owners root is like anybody; anybody else may not write where nobody may."""
+def test_a_directory_of_another_owner_is_reported(release: Release, ledger: Path) -> None:
+    """Root runs without the capabilities that override owners; another user has a read-only directory."""
     good = make(release)["id"]
     assert ledger.exists()
     root = os.geteuid() == 0
     if root:
         os.chown(release.backups, 12345, 12345)
     release.backups.chmod(0o755 if root else 0o555)
-    powerless = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner,-chown"] if root else []
+    setpriv = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner,-chown"] if root else []
     code = "import sys; from hostwright import __main__; sys.exit(__main__.main())"
     result = subprocess.run(
         [
-            *powerless, release.python, "-c", code, "backup", "--output", release.backups, "--record", release.record,
+            *setpriv, release.python, "-c", code, "backup", "--output", release.backups, "--record", release.record,
         ],
         env=release.environment(), cwd=release.project, capture_output=True, text=True, check=False,
     )  # fmt: skip

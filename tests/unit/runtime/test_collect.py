@@ -1,4 +1,4 @@
-"""Static files are collected in two parts, and keep their times."""
+"""Static files are collected in two parts and keep their times."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADMIN = """
 """
 
 
-def test_vendor_files_apart_from_the_project_s_own(release: Release, tmp_path: Path) -> None:
+def test_vendor_files_are_separate_from_the_project_s_files(release: Release, tmp_path: Path) -> None:
     release.settings(ADMIN + MANIFEST)
     css = release.project / "notes" / "static" / "notes" / "notes.css"
     os.utime(css, (1_700_000_000, 1_700_000_000))
@@ -46,7 +46,7 @@ def test_vendor_files_apart_from_the_project_s_own(release: Release, tmp_path: P
     assert sorted(path.name for path in output.iterdir()) == ["site", "vendor"]
 
 
-def test_again_replaces_the_output(release: Release, tmp_path: Path) -> None:
+def test_a_second_run_replaces_the_output(release: Release, tmp_path: Path) -> None:
     output = tmp_path / "static"
     (output / "site").mkdir(parents=True)
     (output / "site" / "old.css").touch()
@@ -54,7 +54,7 @@ def test_again_replaces_the_output(release: Release, tmp_path: Path) -> None:
     assert [path.name for path in (output / "site").rglob("*.css")] == ["notes.css"]
 
 
-def test_a_missing_file_that_a_style_sheet_names_is_told(release: Release, tmp_path: Path) -> None:
+def test_a_missing_file_that_a_style_sheet_names_is_reported(release: Release, tmp_path: Path) -> None:
     release.settings(MANIFEST)
     release.write({"notes/static/notes/notes.css": "body { background: url('gone.png') }\n"})
     result = release.verb("collect", "--output", tmp_path / "static", configured=False)
@@ -76,7 +76,7 @@ MODELS = """
     class Note(models.Model):
         text = models.TextField()
 """
-# What debug_toolbar does: it uses the storage as soon as applications are ready.
+# As debug_toolbar does: use the storage as soon as the applications are ready.
 APPS = """
     from django.apps import AppConfig
     from django.contrib.staticfiles.storage import staticfiles_storage
@@ -98,7 +98,7 @@ URLS = """
 
 @pytest.mark.parametrize("hashed", [False, True], ids=["plain", "manifest"])
 @pytest.mark.parametrize("overlay", [True, False], ids=["overlay", "no overlay"])
-def test_names_asked_for_while_the_project_is_imported(
+def test_static_names_are_known_while_the_project_is_imported(
     release: Release, tmp_path: Path, hashed: bool, overlay: bool
 ) -> None:
     storages = (MANIFEST if hashed else "") + f"    STATIC_ROOT = {str(release.static)!r}\n"

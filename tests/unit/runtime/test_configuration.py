@@ -1,4 +1,4 @@
-"""A wrong configuration is refused with the file, the key and what it may be."""
+"""A wrong configuration is refused; the message names the file, the key and the accepted values."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def test_a_configuration_gets_its_types_and_defaults() -> None:
 
 
 @pytest.mark.parametrize(("server", "processes"), [({"workers": 3}, 3), ({"workers": 3, "processes": 2}, 2)])
-def test_a_configuration_of_a_time_when_processes_were_called_workers(server: dict[str, int], processes: int) -> None:
+def test_an_older_configuration_calls_processes_workers(server: dict[str, int], processes: int) -> None:
     assert configuration.parse({**GOOD, "server": server}, "7.json").server.processes == processes
 
 
-def test_development_needs_nothing_else_and_has_debug_on() -> None:
+def test_a_development_configuration_needs_no_other_key_and_has_debug_on() -> None:
     found = configuration.parse({"environment": "development"}, "dev.json")
     assert not found.production
     assert found.debug
@@ -125,7 +125,7 @@ def test_declared_secrets_have_a_placeholder_at_build() -> None:
     assert len(environ["SECRET_KEY"]) > 50
 
 
-def test_the_keys_that_were_replaced_lie_beside_the_secret_key(tmp_path: Path) -> None:
+def test_replaced_keys_are_read_from_the_file_beside_the_secret_key(tmp_path: Path) -> None:
     found = configuration.parse({**GOOD, "secret_key_file": str(tmp_path / "secret_key")}, "7.json")
     assert configuration.secret_key_fallbacks(None) == {}
     assert configuration.secret_key_fallbacks(found) == {}

@@ -1,4 +1,4 @@
-"""One hash over schema and rows; what is damaged; what Django's own functions are needed for."""
+"""The hash over schema and rows, damaged databases, and indexes that need Django's functions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_same_content_in_other_pages_has_the_same_hash(database: Path, tmp_p
     ledgers.execute(database, "PRAGMA page_size=8192; VACUUM")
     assert database.stat().st_size != size
     assert hashed(database) == first
-    # Rows that were written in another order.
+    # The same rows, written in another order.
     one, other = tmp_path / "one.sqlite3", tmp_path / "other.sqlite3"
     ledgers.execute(one, "CREATE TABLE t (i INTEGER PRIMARY KEY); INSERT INTO t VALUES (1), (2)")
     ledgers.execute(other, "CREATE TABLE t (i INTEGER PRIMARY KEY); INSERT INTO t VALUES (2); INSERT INTO t VALUES (1)")
@@ -103,14 +103,14 @@ def test_both_byte_orders_give_one_hash(monkeypatch: pytest.MonkeyPatch) -> None
     assert content._numbers("q", [1, -2]) != numbers
 
 
-def test_what_each_group_raises_ends_the_reading(database: Path) -> None:
+def test_an_exception_from_each_group_ends_the_reading(database: Path) -> None:
     def stop() -> None:
         raise TimeoutError
 
     connection = content.open_database(database)
     with pytest.raises(TimeoutError):
         content.logical_hash(connection, stop)
-    # The connection is as it was.
+    # The connection is unchanged.
     assert connection.execute("SELECT b FROM plain").fetchone() == ("one",)
     connection.close()
 
@@ -138,7 +138,7 @@ print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
     assert int(result.stdout) < 64 * 1024, f"{result.stdout} KiB for 240 MB of photos"
 
 
-def test_what_is_found_in_a_whole_database(database: Path) -> None:
+def test_the_content_of_an_intact_database(database: Path) -> None:
     ledgers.execute(
         database,
         """
@@ -158,7 +158,7 @@ def test_what_is_found_in_a_whole_database(database: Path) -> None:
 
 
 def with_letter_flipped(database: Path) -> None:
-    """One letter in the index: every query of the tables still works, and finds as many rows."""
+    """Change one letter in the index: queries of the tables still work and return the same number of rows."""
     ledgers.execute(
         database, "CREATE TABLE word (w TEXT); INSERT INTO word VALUES ('abcdefgh'); CREATE INDEX w ON word (w)"
     )

@@ -1,4 +1,4 @@
-"""How files get to the disk."""
+"""Writing files to the disk."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from hostwright import disk
 
 
-def test_what_is_written_goes_to_the_disk_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_is_written_to_the_disk_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = []
 
     def observed(descriptor: int, offset: int, length: int, advice: int) -> None:

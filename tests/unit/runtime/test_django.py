@@ -1,4 +1,4 @@
-"""Django, under the runtime's settings: what `check --deploy` says, and what a replaced key is good for."""
+"""Django with the runtime's settings: `check --deploy`, and signatures of a replaced key."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_reference_site_passes_the_checks_for_production(release: Release, s
         assert "no issues (2 silenced)" in result.stdout
 
 
-def test_what_a_replaced_key_has_signed_is_good_for_its_time(release: Release) -> None:
+def test_signatures_of_a_replaced_key_are_valid_until_it_expires(release: Release) -> None:
     secrets = release.root / "secrets"
     signed = release.shell(SIGN)
     (secrets / "secret_key").rename(secrets / "old")

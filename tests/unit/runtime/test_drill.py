@@ -1,4 +1,4 @@
-"""Drills: the release boots on what was restored, and nothing of it stays."""
+"""Drills: the release boots on the restored database, and nothing remains."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def still_running(scratch: Path) -> list[str]:
     return found
 
 
-def test_the_release_runs_on_what_was_restored(release: Release, scratch: Path) -> None:
+def test_the_release_runs_on_the_restored_database(release: Release, scratch: Path) -> None:
     manifest = release.answer("backup", "--output", release.backups)
     before = release.database.read_bytes()
     found = release.answer("drill", "--output", release.backups, "--scratch", scratch)
@@ -53,7 +53,7 @@ def test_the_release_runs_on_what_was_restored(release: Release, scratch: Path) 
     assert not release.socket.exists()
 
 
-def test_a_backup_from_before_a_migration_is_migrated_as_a_restore_would(release: Release, scratch: Path) -> None:
+def test_a_backup_from_before_a_migration_is_migrated(release: Release, scratch: Path) -> None:
     release.answer("backup", "--output", release.backups)
     release.write(
         {
@@ -109,7 +109,7 @@ def test_a_site_that_does_not_run_fails_the_drill_at_once(release: Release, scra
     assert (list(scratch.iterdir()), still_running(scratch)) == ([], [])
 
 
-def test_a_page_that_fails_fails_the_drill(release: Release, scratch: Path) -> None:
+def test_an_error_page_fails_the_drill(release: Release, scratch: Path) -> None:
     release.answer("backup", "--output", release.backups)
     release.configuration["health_path"] = "/broken"
     command = "from hostwright import drill; drill._BOOT_SECONDS = 3; from hostwright import __main__; import sys; "
@@ -131,7 +131,7 @@ def test_a_damaged_backup_fails_the_drill(release: Release, scratch: Path) -> No
     assert list(scratch.iterdir()) == []
 
 
-def test_what_a_killed_drill_left_goes_and_nothing_else(release: Release, scratch: Path) -> None:
+def test_only_remains_of_a_killed_drill_are_removed(release: Release, scratch: Path) -> None:
     release.answer("backup", "--output", release.backups)
     (scratch / "run" / "releases").mkdir(parents=True)
     (scratch / "db.sqlite3-wal").touch()
@@ -145,7 +145,7 @@ def test_what_a_killed_drill_left_goes_and_nothing_else(release: Release, scratc
     assert (result.returncode, "is missing" in result.stderr) == (2, True)
 
 
-def test_a_drill_that_is_ended_clears_up(
+def test_a_terminated_drill_cleans_up(
     release: Release, scratch: Path, serve: Callable[..., subprocess.Popen[str]]
 ) -> None:
     release.answer("backup", "--output", release.backups)

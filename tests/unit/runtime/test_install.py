@@ -1,4 +1,4 @@
-"""What the image's build writes."""
+"""The files that the runtime writes while the image is built."""
 
 from __future__ import annotations
 

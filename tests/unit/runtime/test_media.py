@@ -1,4 +1,4 @@
-"""Media files in backups: each once, whatever their names, and what happens to them meanwhile."""
+"""Media files in backups: stored once, with any name, and changed or removed during a backup."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def test_each_file_is_stored_once(release: Release) -> None:
     assert {name: path.read_bytes() for name, path in after.items()} == {"deep/er/b.txt": b"bb", "c.txt": b"CCCC"}
     assert after["deep/er/b.txt"].samefile(before["deep/er/b.txt"])
     assert {oct(path.stat().st_mode & 0o777) for path in after.values()} == {"0o600"}
-    # Any tool can check it.
+    # sha256sum can check it.
     for manifest in (first, second):
         listing = manifest["media"]["listing"]["name"]
         subprocess.run(["sha256sum", "--check", "--strict", "--quiet", listing], cwd=release.backups, check=True)
-    # The first one goes; the second has all it needs.
+    # The second backup is complete without the first.
     third = make(release, keep=1, with_media=True)
     assert sorted(tree(release, third)) == ["c.txt", "deep/er/b.txt"]
     assert not (release.backups / f"{first['id']}.media").exists()
@@ -59,10 +59,10 @@ def test_each_file_is_stored_once(release: Release) -> None:
 
 def test_nothing_written_after_a_backup_s_moment_is_in_it(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     put(release, "a.txt", b"a")
-    look, ends = media.Tree.list_files, []
+    list_files, ends = media.Tree.list_files, []
 
     def slow(of: media.Tree) -> None:
-        look(of)
+        list_files(of)
         time.sleep(1.1)
         ends.append(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
@@ -70,7 +70,7 @@ def test_nothing_written_after_a_backup_s_moment_is_in_it(release: Release, monk
     assert make(release, with_media=True)["time"] >= ends[0]
 
 
-def test_names_of_all_kinds(release: Release) -> None:
+def test_unusual_file_names(release: Release) -> None:
     names = [b"new\nline", b"back\\slash", b"\\n", b"caf\xe9", "ü".encode(), b" space ", b"-rf", b"return\r"]
     for name in names:
         (release.root / "media" / os.fsdecode(name)).write_bytes(name)
@@ -89,7 +89,7 @@ def test_names_of_all_kinds(release: Release) -> None:
     assert {path.read_bytes() for path in (release.root / "media").iterdir()} == set(names)
 
 
-def test_links_and_odd_files_are_told_and_not_followed(release: Release) -> None:
+def test_links_and_special_files_are_reported_and_not_followed(release: Release) -> None:
     put(release, "real.txt", b"x")
     (release.root / "secret").write_text("secret", encoding="utf-8")
     (release.root / "media" / "link").symlink_to(release.root / "secret")
@@ -101,7 +101,7 @@ def test_links_and_odd_files_are_told_and_not_followed(release: Release) -> None
     assert sorted(found["skipped"]) == ["broken", "directory", "link", "pipe"]
 
 
-def test_what_vanishes_after_the_database_was_copied_is_listed(
+def test_files_that_vanish_after_the_copy_of_the_database_are_listed(
     release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.txt", "deep/b.txt", "stays.txt"):
@@ -111,7 +111,7 @@ def test_what_vanishes_after_the_database_was_copied_is_listed(
     def meanwhile(database: Path) -> content.Content:
         (release.root / "media" / "a.txt").unlink()
         shutil.rmtree(release.root / "media" / "deep")
-        # A row that names this one is not in the copy; it does no harm.
+        # No row of the copy names this file; it is harmless.
         put(release, "new.txt", b"x")
         return examine(database)
 
@@ -122,7 +122,7 @@ def test_what_vanishes_after_the_database_was_copied_is_listed(
     assert make(release, with_media=True)["media"]["vanished_total"] == 0
 
 
-def test_what_vanishes_while_it_is_copied_leaves_nothing(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_vanishes_during_its_copy_leaves_nothing(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     put(release, "a.txt", b"x")
     put(release, "b.txt", b"x")
     copy = media._copy
@@ -138,7 +138,7 @@ def test_what_vanishes_while_it_is_copied_leaves_nothing(release: Release, monke
     assert verify.verify(release.backups)["wrong"] == []
 
 
-def test_a_file_that_never_rests_is_told(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_during_each_copy_is_reported(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(release, "growing.log", b"x")
     put(release, "quiet.txt", b"x")
     write = disk.Output.write
@@ -155,9 +155,9 @@ def test_a_file_that_never_rests_is_told(release: Release, monkeypatch: pytest.M
     assert verify.verify(release.backups)["wrong"] == []
 
 
-def test_damage_in_what_is_shared_is_mended(release: Release, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each backup reads another part of the linked files again; after as many as there are parts, all of them."""
-    # The turn after the first backup's is 1.
+def test_a_damaged_shared_file_is_copied_again(release: Release, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each backup rereads another part of the linked files; after SHARES backups all were reread."""
+    # The second backup rereads part 1.
     name = next(name for name in (f"file{number}" for number in range(1000)) if share_of(name) == 1)
     put(release, name, b"some bytes")
     first = make(release, with_media=True)
@@ -171,14 +171,14 @@ def test_damage_in_what_is_shared_is_mended(release: Release, capsys: pytest.Cap
     assert f"{name}: is damaged" in found["wrong"][0]["problem"]
 
 
-def test_a_damaged_listing_is_not_relied_on(release: Release) -> None:
+def test_a_damaged_listing_is_not_used(release: Release) -> None:
     put(release, "a.txt", b"x")
     first = make(release, with_media=True)
     damage(release.backups / first["media"]["listing"]["name"])
     assert make(release, with_media=True)["media"]["new_files"] == 1
 
 
-def test_a_file_too_many_or_too_few_is_found(release: Release) -> None:
+def test_an_extra_or_missing_file_is_found(release: Release) -> None:
     put(release, "a.txt", b"x")
     manifest = make(release, with_media=True)
     extra = release.backups / f"{manifest['id']}.media" / "extra"
@@ -190,7 +190,7 @@ def test_a_file_too_many_or_too_few_is_found(release: Release) -> None:
     assert "a.txt: is missing" in verify.verify(release.backups)["wrong"][0]["problem"]
 
 
-def test_what_cannot_be_read_back_is_no_backup(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_reads_back_differently_fails_the_backup(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     put(release, "a.txt", b"x")
 
     def forgetful(path: Path) -> None:
@@ -228,7 +228,7 @@ print((peak() - base) // 1024)
     assert int(result.stdout) < 10, f"{result.stdout} MiB for 20 000 files"
 
 
-def test_what_a_killed_restore_left_is_not_backed_up_and_goes_with_the_next_one(release: Release) -> None:
+def test_remains_of_a_killed_restore_are_not_backed_up_and_the_next_one_removes_them(release: Release) -> None:
     put(release, "deep/a.txt", b"aa")
     left = release.root / "media" / "deep" / ".hostwright-restore-x1"
     left.mkdir()

@@ -1,4 +1,4 @@
-"""Which migrations are pending, and applying them."""
+"""List pending migrations and apply them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECOND = """
 """
 
 
-def test_pending_creates_nothing_and_migrate_empties_it(release: Release) -> None:
+def test_pending_creates_nothing_and_is_empty_after_migrate(release: Release) -> None:
     before = release.pending()
     assert before == {
         "pending": ["contenttypes.0001_initial", "contenttypes.0002_remove_content_type_name", "notes.0001_initial"],
@@ -40,15 +40,15 @@ def test_pending_creates_nothing_and_migrate_empties_it(release: Release) -> Non
     assert after["applied"] == before["pending"]
     assert after["head"] == {"contenttypes": "0002_remove_content_type_name", "notes": "0001_initial"}
     assert release.migrate()["applied"] == []
-    # Nothing is left in the WAL: all of it is in the file, and flushed.
+    # The WAL is empty: all changes are in the database file.
     assert sorted(path.name for path in release.database.parent.iterdir()) == ["db.sqlite3"]
     assert sqlite3.connect(release.database).execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_what_migrate_has_done_is_in_the_database_file(release: Release, tmp_path: Path) -> None:
+def test_migrate_leaves_its_changes_in_the_database_file(release: Release, tmp_path: Path) -> None:
     release.migrate()
     release.write({"notes/migrations/0002_fill.py": SECOND.format(body="pass")})
-    # Another connection keeps the WAL from being emptied when migrate closes its own.
+    # A second connection keeps the WAL from being checkpointed when migrate closes its own.
     other = sqlite3.connect(release.database)
     other.execute("SELECT count(*) FROM notes_note").fetchone()
     release.migrate()
@@ -58,7 +58,7 @@ def test_what_migrate_has_done_is_in_the_database_file(release: Release, tmp_pat
     assert sqlite3.connect(tmp_path / "alone.sqlite3").execute(query).fetchone() == ("0002_fill",)
 
 
-def test_what_cannot_be_moved_into_the_database_file_is_told(release: Release) -> None:
+def test_a_wal_that_cannot_be_checkpointed_is_reported(release: Release) -> None:
     release.configuration["sqlite"]["busy_timeout"] = 100
     release.migrate()
     release.write({"notes/migrations/0002_fill.py": SECOND.format(body="pass")})

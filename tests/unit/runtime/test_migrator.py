@@ -1,4 +1,4 @@
-"""The migrator as the committer sees it: a real process, spoken to by lines, and real databases."""
+"""The migrator as the committer uses it: a real process, its line protocol, and real databases."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ STEP = """
 
 
 class Migrator:
-    """The process; it is warm, and ``first`` is what it said unasked."""
+    """The migrator's process; ``first`` is its first answer, which it sends without a command."""
 
     def __init__(self, release: Release) -> None:
         self.process = subprocess.Popen(
@@ -57,7 +57,7 @@ class Migrator:
             text=True,
             bufsize=1,
         )
-        self.said = ""
+        self.log = ""
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         try:
@@ -70,12 +70,12 @@ class Migrator:
     def _listen(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.said += line
+            self.log += line
 
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, self.said
+        assert line, self.log
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -88,15 +88,15 @@ class Migrator:
         return self._read()
 
     def ask(self, do: str, **fields: Any) -> dict[str, Any]:
-        """Say a word; return the answer, whatever it is."""
+        """Send a command; return the answer, also an error."""
         return self.line(
             json.dumps(
                 {"do": do, **{name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}}
             )
         )
 
-    def tell(self, do: str, **fields: Any) -> dict[str, Any]:
-        """Say a word that must be done."""
+    def run(self, do: str, **fields: Any) -> dict[str, Any]:
+        """Send a command that must succeed; return the answer."""
         answer = self.ask(do, **fields)
         assert "error" not in answer, answer
         return answer
@@ -106,7 +106,7 @@ class Migrator:
         return [int(word) for word in words]
 
     def close(self) -> int:
-        """End its standard input; return the exit status."""
+        """Close the process's standard input; return the exit status."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         status = self.process.wait(10)
@@ -137,7 +137,7 @@ def start(release: Release) -> Iterator[Callable[[], Migrator]]:
 
 @pytest.fixture
 def old(release: Release) -> Path:
-    """The live database, generation 1, as the first step left it; the code has more migrations."""
+    """The live database, generation 1, with one row."""
     release.database.parent.mkdir(parents=True)
     done = release.command("manage.py", "migrate")
     assert done.returncode == 0, done.stderr
@@ -149,7 +149,7 @@ def old(release: Release) -> Path:
 
 @pytest.fixture
 def new(release: Release) -> Path:
-    """Where the next generation will be."""
+    """The path of the next generation's database."""
     directory = release.root / "databases" / "2"
     directory.mkdir(parents=True)
     return directory / "db.sqlite3"
@@ -225,7 +225,7 @@ def test_a_migration_of_the_reference_site(release: Release, tmp_path: Path, sta
     assert (migrator.first["static_url"], migrator.first["overlay"]) == ("/static/", True)
     before = contents(release.database.parent)
     scratch = tmp_path / "databases" / "rehearsal"
-    rehearsed = migrator.tell("rehearse", source=release.database, scratch=scratch, limit=30)
+    rehearsed = migrator.run("rehearse", source=release.database, scratch=scratch, limit=30)
     assert rehearsed["applied"] == pending
     assert 0 < rehearsed["copy_seconds"] < 5
     assert 0 < rehearsed["migrate_seconds"] < 10
@@ -233,16 +233,16 @@ def test_a_migration_of_the_reference_site(release: Release, tmp_path: Path, sta
     assert rehearsed["peak_bytes"] > rehearsed["bytes"]
     assert contents(release.database.parent) == before
     assert not scratch.exists()
-    assert 0 <= migrator.tell("guard", source=release.database, wait=1)["seconds"] < 1
-    copied = migrator.tell("copy", source=release.database, destination=new, limit=10)
+    assert 0 <= migrator.run("guard", source=release.database, wait=1)["seconds"] < 1
+    copied = migrator.run("copy", source=release.database, destination=new, limit=10)
     assert copied["bytes"] == new.stat().st_size
-    migrated = migrator.tell("migrate", database=new, limit=30)
+    migrated = migrator.run("migrate", database=new, limit=30)
     assert (migrated["applied"], migrated["head"]["polls"]) == (pending, "0002_demo_questions")
     assert migrated["seconds"] > 0
     assert sorted(path.name for path in new.parent.iterdir()) == ["db.sqlite3"]
-    assert migrator.tell("check") == {"held": True}
+    assert migrator.run("check") == {"held": True}
     assert contents(release.database.parent).keys() >= before.keys()
-    assert migrator.tell("release") == {"held": False}
+    assert migrator.run("release") == {"held": False}
     assert migrator.children() == []
     with contextlib.closing(sqlite3.connect(new)) as connection:
         assert connection.execute("SELECT count(*) FROM polls_question").fetchone()[0] > 0
@@ -253,7 +253,7 @@ def test_a_migration_of_the_reference_site(release: Release, tmp_path: Path, sta
     assert migrator.close() == 0
 
 
-def test_migrations_are_taken_back_in_rehearsal_and_in_earnest(
+def test_migrations_are_reversed_in_a_rehearsal_and_in_a_release(
     release: Release, old: Path, new: Path, start: Start
 ) -> None:
     steps(release)
@@ -266,11 +266,11 @@ def test_migrations_are_taken_back_in_rehearsal_and_in_earnest(
     assert migrator.first["applied"][-2:] == ["notes.0003_three", "notes.0004_four"]
     backwards = ["notes.0003_three", "notes.0004_four"]
     before = contents(old.parent)
-    migrator.tell("rehearse", source=old, scratch=new.parent / "scratch", backwards=backwards)
+    migrator.run("rehearse", source=old, scratch=new.parent / "scratch", backwards=backwards)
     assert contents(old.parent) == before
-    migrator.tell("guard", source=old, wait=1)
-    migrator.tell("copy", source=old, destination=new)
-    assert migrator.tell("migrate", database=new, backwards=backwards)["head"]["notes"] == "0002_two"
+    migrator.run("guard", source=old, wait=1)
+    migrator.run("copy", source=old, destination=new)
+    assert migrator.run("migrate", database=new, backwards=backwards)["head"]["notes"] == "0002_two"
     assert contents(old.parent).keys() >= before.keys()
     everything = ["notes.0002_two", "notes.0002_for_ever"]
     failed = migrator.ask("migrate", database=new, backwards=everything)
@@ -280,17 +280,17 @@ def test_migrations_are_taken_back_in_rehearsal_and_in_earnest(
 
 def test_rows_are_counted_by_table(old: Path, start: Start) -> None:
     migrator = start()
-    assert migrator.tell("rows", source=old)["rows"]["notes_note"] == 1
+    assert migrator.run("rows", source=old)["rows"]["notes_note"] == 1
     write(old)
-    assert migrator.tell("rows", source=old)["rows"]["notes_note"] == 2
+    assert migrator.run("rows", source=old)["rows"]["notes_note"] == 2
 
 
 def test_another_database_is_copied_under_the_guard(old: Path, new: Path, start: Start) -> None:
     retired = new.parent / "retired.sqlite3"
     retired.write_bytes(old.read_bytes())
     migrator = start()
-    migrator.tell("guard", source=old, wait=1)
-    migrator.tell("copy", source=retired, destination=new)
+    migrator.run("guard", source=old, wait=1)
+    migrator.run("copy", source=retired, destination=new)
     assert notes(new) == ["written before"]
     assert not is_free(old, 0)
 
@@ -312,24 +312,24 @@ def test_a_project_that_does_not_import_is_explained(release: Release) -> None:
 
 def test_the_guard_keeps_writers_out_and_lets_readers_in(old: Path, new: Path, start: Start) -> None:
     migrator = start()
-    migrator.tell("guard", source=old, wait=1)
+    migrator.run("guard", source=old, wait=1)
     with pytest.raises(sqlite3.OperationalError, match="locked"):
         write(old)
     assert notes(old) == ["written before"]
     again = migrator.ask("guard", source=old, wait=1)
     assert "is already guarded" in again["error"]
-    migrator.tell("copy", source=old, destination=new)
+    migrator.run("copy", source=old, destination=new)
     assert notes(new) == ["written before"]
     assert oct(new.stat().st_mode & 0o777) == "0o600"
-    # The copy's process read the same files and ended: the lock is another process's, and stays.
+    # The process of the copy opened the same files and has ended; the guard's process still has its lock.
     assert not is_free(old, 0)
-    assert migrator.tell("check") == {"held": True}
-    assert migrator.tell("release") == {"held": False}
+    assert migrator.run("check") == {"held": True}
+    assert migrator.run("release") == {"held": False}
     write(old)
-    assert migrator.tell("release") == {"held": False}
+    assert migrator.run("release") == {"held": False}
 
 
-def test_a_writer_that_does_not_end_keeps_the_guard_away(old: Path, start: Start) -> None:
+def test_a_writer_that_does_not_end_makes_the_guard_fail(old: Path, start: Start) -> None:
     migrator = start()
     with contextlib.closing(sqlite3.connect(old, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
@@ -341,7 +341,7 @@ def test_a_writer_that_does_not_end_keeps_the_guard_away(old: Path, start: Start
         assert migrator.children() == []
         assert "the guard is not active" in migrator.ask("check")["error"]
         writer.execute("ROLLBACK")
-    assert migrator.tell("guard", source=old, wait=0)["seconds"] < 0.5
+    assert migrator.run("guard", source=old, wait=0)["seconds"] < 0.5
 
 
 def test_a_guard_waits_for_a_writer(old: Path, start: Start) -> None:
@@ -350,18 +350,18 @@ def test_a_guard_waits_for_a_writer(old: Path, start: Start) -> None:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("INSERT INTO notes_note (text) VALUES ('acknowledged late')")
         threading.Timer(0.4, writer.execute, ["COMMIT"]).start()
-        assert 0.2 < migrator.tell("guard", source=old, wait=5)["seconds"] < 3
+        assert 0.2 < migrator.run("guard", source=old, wait=5)["seconds"] < 3
     assert notes(old) == ["written before", "acknowledged late"]
 
 
 def test_a_commit_despite_the_guard_is_found(old: Path, start: Start) -> None:
     migrator = start()
-    # Without a WAL, which needs locks.
+    # A WAL needs locks, so the database leaves WAL mode.
     with contextlib.closing(sqlite3.connect(old)) as connection:
         assert connection.execute("PRAGMA journal_mode=DELETE").fetchone() == ("delete",)
-    migrator.tell("guard", source=old, wait=1)
-    assert migrator.tell("check") == {"held": True}
-    # A writer that knows no locks, as one on another kernel would be.
+    migrator.run("guard", source=old, wait=1)
+    assert migrator.run("check") == {"held": True}
+    # A writer that ignores locks, as one on another kernel would.
     with contextlib.closing(sqlite3.connect(f"file:{old}?vfs=unix-none", uri=True)) as writer, writer:
         writer.execute("INSERT INTO notes_note (text) VALUES ('unlocked')")
     assert "was changed" in migrator.ask("check")["error"]
@@ -369,25 +369,25 @@ def test_a_commit_despite_the_guard_is_found(old: Path, start: Start) -> None:
 
 def test_a_replaced_database_is_found(old: Path, new: Path, start: Start) -> None:
     migrator = start()
-    migrator.tell("guard", source=old, wait=1)
+    migrator.run("guard", source=old, wait=1)
     kept = old.with_name("kept")
     old.rename(kept)
     assert "was changed or replaced" in migrator.ask("check")["error"]
     assert "was changed or replaced" in migrator.ask("copy", source=old, destination=new)["error"]
     kept.rename(old)
-    assert migrator.tell("check") == {"held": True}
+    assert migrator.run("check") == {"held": True}
 
 
 def test_a_copy_needs_the_guard(old: Path, new: Path, start: Start) -> None:
     migrator = start()
     assert migrator.ask("copy", source=old, destination=new)["error"] == "copy: the guard is not active."
-    migrator.tell("guard", source=old, wait=1)
+    migrator.run("guard", source=old, wait=1)
     os.kill(migrator.children()[0], signal.SIGKILL)
     lost = migrator.ask("check")["error"]
     assert "the guard is lost: the process was ended by SIGKILL (it may have run out of memory)" in lost
     assert migrator.ask("copy", source=old, destination=new)["error"] == "copy: the guard is not active."
     assert not new.exists()
-    migrator.tell("guard", source=old, wait=1)
+    migrator.run("guard", source=old, wait=1)
     new.write_text("in the way", encoding="utf-8")
     assert "a snapshot never overwrites anything" in migrator.ask("copy", source=old, destination=new)["error"]
 
@@ -402,8 +402,8 @@ def test_a_migration_that_fails_in_the_second_of_three_is_named(
     scratch = release.root / "scratch"
     before = contents(old.parent)
     rehearsed = migrator.ask("rehearse", source=old, scratch=scratch, limit=30)
-    migrator.tell("guard", source=old, wait=1)
-    migrator.tell("copy", source=old, destination=new)
+    migrator.run("guard", source=old, wait=1)
+    migrator.run("copy", source=old, destination=new)
     migrated = migrator.ask("migrate", database=new)
     for answer in (rehearsed, migrated):
         assert answer["error"].startswith("The migration failed at notes.0003_three: ValueError: no such colour")
@@ -411,10 +411,10 @@ def test_a_migration_that_fails_in_the_second_of_three_is_named(
         assert "looking" in answer["log"]
         assert "Applying notes.0002_two... OK" in answer["log"]
     assert not scratch.exists()
-    # The copy shows how far it came; what was copied from does not.
+    # The copy shows the progress of the migrations; its source is unchanged.
     assert notes(new)[1:] == ["of 0002_two", "end of 0002_two", *([] if atomic else ["of 0003_three"])]
-    assert migrator.tell("check") == {"held": True}
-    assert migrator.tell("release") == {"held": False}
+    assert migrator.run("check") == {"held": True}
+    assert migrator.run("release") == {"held": False}
     assert contents(old.parent)["db.sqlite3"] == before["db.sqlite3"]
     assert migrator.close() == 0
 
@@ -445,21 +445,21 @@ def test_a_migration_that_hangs_is_killed_at_its_limit(release: Release, old: Pa
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL (it may have run out of memory)"),
         ("ctypes.string_at(0)", "was ended by SIGSEGV"),
-        # Nothing of the parent runs in the child when it is asked to end.
+        # The parent's handler of SIGTERM must not run in the child.
         ("os.kill(os.getpid(), signal.SIGTERM)", "was ended by SIGTERM"),
         ("os._exit(3)", "ended without an answer, with exit status 3"),
     ],
 )
-def test_a_process_that_dies_takes_nothing_with_it(
+def test_a_child_that_dies_does_not_end_the_migrator(
     release: Release, old: Path, start: Start, body: str, expected: str
 ) -> None:
     steps(release, body)
     migrator = start()
-    migrator.tell("guard", source=old, wait=1)
+    migrator.run("guard", source=old, wait=1)
     answer = migrator.ask("rehearse", source=old, scratch=release.root / "scratch")
     assert answer["error"] == f"The migration failed at notes.0003_three: the process {expected}"
     assert not (release.root / "scratch").exists()
-    assert migrator.tell("check") == {"held": True}
+    assert migrator.run("check") == {"held": True}
 
 
 def test_what_the_project_prints_goes_to_standard_error(release: Release, old: Path, start: Start) -> None:
@@ -471,14 +471,14 @@ def test_what_the_project_prints_goes_to_standard_error(release: Release, old: P
     steps(release, body)
     migrator = start()
     assert migrator.first["pending"]
-    assert len(migrator.tell("rehearse", source=old, scratch=release.root / "scratch")["applied"]) == 3
+    assert len(migrator.run("rehearse", source=old, scratch=release.root / "scratch")["applied"]) == 3
     assert migrator.close() == 0
-    # The last line has been waiting in a buffer for the end of the process.
+    # The last line was in the buffer until the end of the process.
     for text in ("settings", "raw settings", "migration", "raw migration", "from a shell", "0004_four... OK"):
-        assert f"{text}\n" in migrator.said
+        assert f"{text}\n" in migrator.log
 
 
-def test_a_project_that_does_not_come_to_an_end_of_its_import_says_where_it_is(release: Release) -> None:
+def test_the_log_shows_where_an_endless_import_is(release: Release) -> None:
     release.settings("import time\ntime.sleep(60)")
     script = "from hostwright import migrator; migrator._LONG = 0.5; migrator.migrator()"
     process = subprocess.Popen(
@@ -494,7 +494,7 @@ def test_a_project_that_does_not_come_to_an_end_of_its_import_says_where_it_is(r
         process.communicate()
 
 
-def test_a_log_that_nobody_reads_stops_nothing(release: Release, old: Path) -> None:
+def test_an_unread_log_does_not_block_the_migrator(release: Release, old: Path) -> None:
     steps(release, "print('x' * 99 + '\\n' * 1, end='', flush=True) or [print('y' * 99) for _ in range(9999)]; 1 / 0")
     process = subprocess.Popen(
         [release.python, "-m", "hostwright", "migrator"],
@@ -528,20 +528,20 @@ def test_migrations_see_the_copy_and_never_the_configured_database(
     steps(release, "print('at', settings.DATABASES['default']['NAME'], connection.settings_dict['NAME'])")
     migrator = start()
     before = contents(old.parent)
-    migrator.tell("guard", source=old, wait=1)
-    migrator.tell("copy", source=old, destination=new)
-    assert migrator.tell("migrate", database=new)["head"]["notes"] == "0004_four"
-    migrator.tell("release")
+    migrator.run("guard", source=old, wait=1)
+    migrator.run("copy", source=old, destination=new)
+    assert migrator.run("migrate", database=new)["head"]["notes"] == "0004_four"
+    migrator.run("release")
     assert contents(old.parent) == before
     migrator.close()
-    assert f"at {new} {new}\n" in migrator.said
+    assert f"at {new} {new}\n" in migrator.log
 
 
 def test_with_the_overlay_off_the_given_database_is_migrated(release: Release, new: Path, start: Start) -> None:
     release.variables["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
     migrator = start()
     assert migrator.first["overlay"] is False
-    assert migrator.tell("migrate", database=new)["applied"][-1] == "notes.0001_initial"
+    assert migrator.run("migrate", database=new)["applied"][-1] == "notes.0001_initial"
     assert notes(new) == []
     assert not (release.project / "db.sqlite3").exists()
 
@@ -567,7 +567,7 @@ def test_with_the_overlay_off_the_given_database_is_migrated(release: Release, n
         ('{"do": "check"}', "the guard is not active"),
     ],
 )
-def test_wrong_words_are_answered(shared: Migrator, line: str, expected: str) -> None:
+def test_invalid_commands_are_answered_with_an_error(shared: Migrator, line: str, expected: str) -> None:
     answer = shared.line(line)
     assert answer.keys() == {"error", "log"}
     assert expected in answer["error"]
@@ -586,17 +586,17 @@ def test_the_committer_s_end_before_the_commit_drops_the_guard(release: Release,
     release.current.unlink()
     release.current.symlink_to("releases/0")
     migrator = start()
-    migrator.tell("guard", source=old, wait=1)
+    migrator.run("guard", source=old, wait=1)
     assert migrator.close() == 0
     write(old)
 
 
 def test_the_committer_s_end_after_the_commit_keeps_the_guard(old: Path, start: Start) -> None:
     migrator = start()
-    migrator.tell("guard", source=old, wait=1)
+    migrator.run("guard", source=old, wait=1)
     assert migrator.process.stdin is not None
     migrator.process.stdin.close()
-    time.sleep(0.5)  # in which it would have ended
+    time.sleep(0.5)  # long enough for a guard that does not stay to end
     assert migrator.process.poll() is None
     assert not is_free(old, 0)
     migrator.process.send_signal(signal.SIGTERM)
@@ -604,14 +604,14 @@ def test_the_committer_s_end_after_the_commit_keeps_the_guard(old: Path, start: 
     assert is_free(old)
 
 
-def test_the_committer_s_end_stops_what_is_being_done(release: Release, old: Path, start: Start) -> None:
+def test_the_committer_s_end_stops_the_command_in_progress(release: Release, old: Path, start: Start) -> None:
     release.current.unlink()
     steps(release, "print('asleep'); time.sleep(60)")
     migrator = start()
     scratch = release.root / "scratch"
-    migrator.tell("guard", source=old, wait=1)
+    migrator.run("guard", source=old, wait=1)
     migrator.send(json.dumps({"do": "rehearse", "source": str(old), "scratch": str(scratch)}))
-    assert until(lambda: "asleep" in migrator.said)
+    assert until(lambda: "asleep" in migrator.log)
     assert scratch.exists()
     assert migrator.close() == 0
     assert not scratch.exists()
@@ -623,9 +623,9 @@ def test_no_child_outlives_the_migrator(release: Release, old: Path, start: Star
     steps(release, "print('asleep'); time.sleep(60)")
     migrator = start()
     scratch = release.root / "scratch"
-    migrator.tell("guard", source=old, wait=1)
+    migrator.run("guard", source=old, wait=1)
     migrator.send(json.dumps({"do": "rehearse", "source": str(old), "scratch": str(scratch)}))
-    assert until(lambda: "asleep" in migrator.said)
+    assert until(lambda: "asleep" in migrator.log)
     children = migrator.children()
     assert len(children) == 2
     begin = time.monotonic()

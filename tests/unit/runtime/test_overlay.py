@@ -1,4 +1,4 @@
-"""The overlay decides what the deployment decides, and nothing else."""
+"""The overlay sets what the deployment decides, and nothing else."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_static_url_only_where_the_deployment_gives_one() -> None:
     assert overlay(project(), replace(RELEASE, static_url="/s/"), "key")["STATIC_URL"] == "/s/"
 
 
-def test_the_database_keeps_what_the_project_says() -> None:
+def test_the_database_keeps_the_project_s_options() -> None:
     entry: dict[str, Any] = {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": "db.sqlite3",
@@ -124,7 +124,7 @@ def test_a_build_has_a_database_in_memory() -> None:
 
 
 @pytest.mark.parametrize("version", [(5, 1, 0), (5, 2, 19), (6, 0, 1)])
-def test_django_that_will_do(version: tuple[int, ...]) -> None:
+def test_a_supported_django_is_accepted(version: tuple[int, ...]) -> None:
     require_django(version, "")
 
 
@@ -134,19 +134,19 @@ def test_older_django_is_refused(version: tuple[int, ...]) -> None:
         require_django(version, "X")
 
 
-def test_https_has_secure_cookies_and_leaves_to_nginx_what_it_does() -> None:
+def test_https_secures_cookies_and_silences_the_checks_that_nginx_fulfils() -> None:
     given = project(SESSION_COOKIE_SECURE=False, SILENCED_SYSTEM_CHECKS=["fields.W342"])
     decided = overlay(given, RELEASE, "key")
     assert decided["SESSION_COOKIE_SECURE"] is decided["CSRF_COOKIE_SECURE"] is True
     assert decided["SILENCED_SYSTEM_CHECKS"] == ["fields.W342", "security.W004", "security.W008"]
-    # A project that is stricter stays so, and plain HTTP hides nothing from `check --deploy`.
+    # A project's own silenced checks are kept, and with plain HTTP nothing is silenced.
     assert "SECURE_SSL_REDIRECT" not in decided
     assert "SECURE_HSTS_SECONDS" not in decided
     plain = overlay(project(SESSION_COOKIE_SECURE=True), replace(RELEASE, scheme="http"), "key")
     assert not {"SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SILENCED_SYSTEM_CHECKS"} & plain.keys()
 
 
-def test_a_replaced_key_is_accepted_until_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replaced_key_is_accepted_until_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "SECRET_KEY_FALLBACKS" not in overlay(project(SECRET_KEY_FALLBACKS=["theirs"]), RELEASE, "key")
     until = {"older": 1000.0, "old": 2000.0}
     found = overlay(project(SECRET_KEY_FALLBACKS=["theirs"]), RELEASE, "key", until)["SECRET_KEY_FALLBACKS"]
@@ -164,7 +164,7 @@ def test_paths_keep_the_project_s_type() -> None:
     ):
         as_paths = overlay(project(**paths), configuration, "key")
         as_texts = overlay(project(**{name: str(path) for name, path in paths.items()}), configuration, "key")
-        # What the project does not set is a text (MEDIA_ROOT) or None (STATIC_ROOT) in Django's defaults.
+        # Django's defaults are a string (MEDIA_ROOT) and None (STATIC_ROOT).
         unset = overlay(project(), configuration, "key")
         for name, path in roots.items():
             assert (as_paths[name], as_texts[name], unset[name]) == (path, str(path), str(path))

@@ -1,4 +1,4 @@
-"""Unmodified projects, laid out in many ways, and what is said about those that do not import."""
+"""Unmodified projects in several layouts, and the messages about projects that do not import."""
 
 from __future__ import annotations
 
@@ -104,14 +104,14 @@ with connection.cursor() as cursor:
     assert not list(release.project.glob("*memory*"))
 
 
-def test_with_the_overlay_off_the_project_s_settings_rule(release: Release) -> None:
+def test_with_the_overlay_off_the_project_s_settings_apply(release: Release) -> None:
     release.settings("import os\nCOLOUR = os.environ['COLOUR']")
     release.variables["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
     found = release.answer("preflight")
     assert found["overlay"] is False
 
 
-def test_a_wsgi_module_that_assigns_the_settings_comes_too_late(release: Release) -> None:
+def test_a_wsgi_module_that_assigns_the_settings_has_no_effect(release: Release) -> None:
     release.write(
         {
             "mysite/wsgi.py": """
@@ -126,7 +126,7 @@ def test_a_wsgi_module_that_assigns_the_settings_comes_too_late(release: Release
     assert release.command("-c", code).stdout == "hostwright.settings False\n"
 
 
-def test_a_manage_py_that_assigns_the_settings_is_warned_of(release: Release) -> None:
+def test_a_manage_py_that_assigns_the_settings_causes_a_warning(release: Release) -> None:
     release.write({"manage.py": 'import os\nos.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"\n'})
     assert "setdefault" in release.answer("preflight")["warnings"][0]
 
@@ -170,7 +170,7 @@ def test_a_project_that_does_not_import_is_explained(
         assert part in result.stderr
 
 
-def test_settings_that_are_not_there(release: Release) -> None:
+def test_missing_settings_are_explained(release: Release) -> None:
     release.variables["HOSTWRIGHT_SETTINGS"] = "notsite.settings"
     result = release.verb("preflight")
     assert result.returncode == 1
@@ -189,7 +189,7 @@ def test_settings_that_are_not_there(release: Release) -> None:
         ('INSTALLED_APPS += ["django.contrib.auth", "django.contrib.admin"]', "admin.E40"),
     ],
 )
-def test_a_project_that_cannot_be_deployed(release: Release, addition: str, expected: str) -> None:
+def test_a_project_that_cannot_be_deployed_is_refused(release: Release, addition: str, expected: str) -> None:
     release.settings(addition)
     result = release.verb("preflight")
     assert result.returncode == 1
@@ -268,6 +268,6 @@ def test_checks_never_look_at_the_site_s_database(release: Release) -> None:
             file.write(TABLES + addition)
     result = release.verb("preflight", "--pending")
     assert result.returncode == 0, result.stderr
-    # The project's own code sees the database as ever.
+    # The project's own code still sees the database.
     assert result.stdout.splitlines()[:2] == ["urls 3", "check 0"]
     assert '"pending": []' in result.stdout

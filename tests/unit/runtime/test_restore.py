@@ -1,4 +1,4 @@
-"""Verified before it is there: restores of backups, and imports of foreign databases."""
+"""Restores of backups and imports of databases: verified before the target exists."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def beside(target: Path) -> list[str]:
     return sorted(path.name for path in target.parent.iterdir())
 
 
-def test_what_was_backed_up_is_there_again(release: Release, ledger: Path, target: Path) -> None:
+def test_a_restore_returns_the_content_of_the_backup(release: Release, ledger: Path, target: Path) -> None:
     with writing(ledger):
         manifest = make(release)
     shutil.rmtree(ledger.parent)
@@ -44,14 +44,14 @@ def test_what_was_backed_up_is_there_again(release: Release, ledger: Path, targe
     assert set(found["seconds"]) == {"verify", "unpack", "check", "media", "total"}
     assert one(target, "SELECT sum(balance) FROM account") == SUM
     assert one(target, "SELECT count(*) FROM move") == manifest["rows"]["move"]
-    # As the site has it: in WAL mode, readable by its owner only.
+    # As the site uses it: in WAL mode, readable by its owner only.
     assert one(target, "PRAGMA journal_mode") == "wal"
     assert oct(target.stat().st_mode & 0o777) == "0o600"
     assert beside(target) == ["db.sqlite3"]
 
 
 @pytest.mark.usefixtures("ledger")
-def test_which_backup_is_meant(release: Release) -> None:
+def test_a_backup_is_chosen_by_id_by_time_or_as_the_latest(release: Release) -> None:
     made = [make(release)["id"] for _ in range(3)]
     moments = [catalogue.Backup(release.backups, name).moment for name in made]
 
@@ -60,7 +60,7 @@ def test_which_backup_is_meant(release: Release) -> None:
 
     assert chosen("latest") == made[2]
     assert [chosen(name) for name in made] == made
-    # The newest one not younger; a time without a zone is UTC.
+    # The newest backup made at or before the time; a time without a zone is UTC.
     assert chosen(moments[1].isoformat()) == made[1]
     assert chosen(moments[1].replace(tzinfo=None).isoformat()) == made[1]
     assert chosen((moments[1] + timedelta(milliseconds=500)).isoformat()) == made[1]
@@ -80,7 +80,7 @@ def test_which_backup_is_meant(release: Release) -> None:
 
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
 @pytest.mark.usefixtures("ledger")
-def test_a_target_that_is_not_free_is_left_alone(release: Release, target: Path, suffix: str) -> None:
+def test_an_existing_target_is_refused_and_unchanged(release: Release, target: Path, suffix: str) -> None:
     make(release)
     stale = Path(f"{target}{suffix}")
     stale.write_bytes(b"stale")
@@ -94,7 +94,7 @@ def test_a_target_that_is_not_free_is_left_alone(release: Release, target: Path,
 
 
 def flips(data: bytes, most: int) -> list[int]:
-    """All positions, or a sample with both ends."""
+    """Return all positions, or a sample that includes both ends."""
     if len(data) <= most:
         return list(range(len(data)))
     return sorted({0, len(data) - 1, *random.Random(7).sample(range(len(data)), most)})
@@ -119,7 +119,7 @@ def parts(backup: catalogue.Backup) -> dict[str, Path]:
 def test_one_flipped_bit_anywhere_is_found_before_the_restore(
     release: Release, target: Path, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every byte of the seal, the manifest, the listing and the media file, and many of the others."""
+    """Each byte of seal, manifest, listing and media file, and a sample of the other files."""
     database = release.database
     database.parent.mkdir(parents=True)
     execute(database, "CREATE TABLE t (x); INSERT INTO t VALUES (1)")
@@ -173,7 +173,7 @@ def test_swapped_files_are_found(release: Release, ledger: Path, target: Path) -
         with pytest.raises(BackupError):
             restore.restore(release.backups, "latest", target)
         swap(one_file, other)
-    # A whole backup under the name of another one.
+    # A complete backup under the name of another one.
     for part in parts(first):
         if part != "media":
             swap(parts(first)[part], parts(second)[part])
@@ -203,8 +203,8 @@ def test_the_verb_names_what_is_wrong(release: Release, target: Path) -> None:
     assert (result.returncode, "is damaged" in result.stderr, beside(target)) == (1, True, [])
 
 
-def test_content_that_is_not_the_manifest_s_is_refused(release: Release, ledger: Path, target: Path) -> None:
-    """Even where all hashes of files fit: the archive of another database, under a manifest made for it."""
+def test_content_that_differs_from_the_manifest_is_refused(release: Release, ledger: Path, target: Path) -> None:
+    """All hashes of files match: the archive of another database, with a manifest made for it."""
     backup = catalogue.Backup(release.backups, make(release)["id"])
     manifest = catalogue.read(backup)
     assert ledger.exists()
@@ -227,7 +227,7 @@ def test_content_that_is_not_the_manifest_s_is_refused(release: Release, ledger:
 
 
 @pytest.mark.usefixtures("ledger")
-def test_media_files_that_are_missing_come_back(release: Release, target: Path) -> None:
+def test_missing_media_files_are_restored(release: Release, target: Path) -> None:
     put(release, "gone.txt", b"gone")
     put(release, "deep/er/gone.txt", b"deep")
     kept = put(release, "kept.txt", b"as it was")
@@ -245,16 +245,16 @@ def test_media_files_that_are_missing_come_back(release: Release, target: Path) 
         "kept.txt": b"newer",
         "new.txt": b"new",
     }
-    # Nginx, another user, serves them.
+    # Nginx, which is another user, serves them.
     assert oct(there["gone.txt"].stat().st_mode & 0o777) == "0o644"
     assert oct(there["deep/er"].stat().st_mode & 0o777) == "0o755"
-    # Their time is that of the backup's, which need not copy them again.
+    # They have the time of the backup's files, so the next backup can link them.
     target.unlink()
     assert make(release, with_media=True)["media"]["new_files"] == 2
 
 
 @pytest.mark.usefixtures("ledger")
-def test_nothing_is_put_back_through_a_link(release: Release, target: Path) -> None:
+def test_nothing_is_restored_through_a_link(release: Release, target: Path) -> None:
     put(release, "deep/file.txt", b"x")
     make(release, with_media=True)
     shutil.rmtree(release.root / "media" / "deep")
@@ -278,7 +278,7 @@ def test_too_little_space_for_the_database(release: Release, target: Path, monke
     assert beside(target) == []
 
 
-def test_a_database_of_elsewhere(release: Release, target: Path, tmp_path: Path) -> None:
+def test_a_foreign_database_is_imported(release: Release, target: Path, tmp_path: Path) -> None:
     path = tmp_path / "old.sqlite3"
     create(path)
     found = release.answer("restore", "--file", path, "--target", target)
@@ -289,7 +289,7 @@ def test_a_database_of_elsewhere(release: Release, target: Path, tmp_path: Path)
     assert beside(target) == ["db.sqlite3"]
 
 
-def test_what_lies_in_its_wal_comes_along(target: Path, tmp_path: Path) -> None:
+def test_an_import_includes_the_wal(target: Path, tmp_path: Path) -> None:
     path = tmp_path / "old.sqlite3"
     create(path)
     connection = sqlite3.connect(path)
@@ -299,13 +299,13 @@ def test_what_lies_in_its_wal_comes_along(target: Path, tmp_path: Path) -> None:
     assert there == ["old.sqlite3", "old.sqlite3-shm", "old.sqlite3-wal"]
     before = {name: (tmp_path / name).read_bytes() for name in there}
     assert restore.import_database(path, target)["rows"]["account"] == 1001
-    # It is only read.
+    # The source is only read.
     assert {name: (tmp_path / name).read_bytes() for name in there} == before
     connection.close()
     assert one(target, "SELECT balance FROM account WHERE id = 1000") == 5
 
 
-def test_what_a_crash_left_half_done_is_taken_back_by_its_journal(target: Path, tmp_path: Path) -> None:
+def test_an_import_rolls_back_an_interrupted_transaction(target: Path, tmp_path: Path) -> None:
     path = tmp_path / "old.sqlite3"
     create(path)
     half = (
@@ -319,7 +319,7 @@ def test_what_a_crash_left_half_done_is_taken_back_by_its_journal(target: Path, 
     assert one(target, "SELECT sum(balance) FROM account") == SUM
 
 
-def test_an_archive_of_a_backup_can_be_taken_in(release: Release, ledger: Path, target: Path) -> None:
+def test_an_archive_of_a_backup_can_be_imported(release: Release, ledger: Path, target: Path) -> None:
     manifest = make(release)
     archive = release.backups / manifest["archive"]["name"]
     assert restore.import_database(archive, target)["rows"] == manifest["rows"]
@@ -370,7 +370,7 @@ def damaged(path: Path) -> None:
         (damaged, "the database is damaged"),
     ],
 )
-def test_what_is_no_database_is_refused(
+def test_a_file_that_is_not_a_database_is_refused(
     target: Path, tmp_path: Path, make_it: Callable[[Path], None], message: str
 ) -> None:
     make_it(tmp_path / "old")
@@ -379,7 +379,7 @@ def test_what_is_no_database_is_refused(
     assert beside(target) == []
 
 
-def test_foreign_keys_that_point_nowhere_are_told(target: Path, tmp_path: Path) -> None:
+def test_dangling_foreign_keys_are_reported(target: Path, tmp_path: Path) -> None:
     create(tmp_path / "old")
     execute(tmp_path / "old", "INSERT INTO move (source, target, amount) VALUES (99999, 1, 5)")
     assert restore.import_database(tmp_path / "old", target)["foreign_key_violations"] == 1

@@ -1,4 +1,4 @@
-"""Which backups stay, over simulated years of schedules, gaps and wrong clocks."""
+"""Which backups are kept, over simulated years of schedules, gaps and wrong clocks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def named(times: list[datetime]) -> dict[str, datetime]:
 
 
 def wanted(backups: dict[str, datetime], keep: Keep) -> set[str]:
-    """Say what must stay, the long way round."""
+    """Return the ids to keep, by a simpler and slower algorithm."""
     order = sorted(backups, key=lambda name: backups[name])
     found = set(order[-max(1, keep.last) :])
     for band, period in PERIODS.items():
@@ -46,20 +46,20 @@ def wanted(backups: dict[str, datetime], keep: Keep) -> set[str]:
 
 @settings(deadline=None)
 @given(moments, keeps)
-def test_what_stays_is_what_each_band_wants(times: list[datetime], keep: Keep) -> None:
+def test_each_band_keeps_its_backups(times: list[datetime], keep: Keep) -> None:
     backups = named(times)
     stay = kept(backups, keep, times[-1])
     assert stay == wanted(backups, keep)
     assert max(backups) in stay
     assert len(stay) <= keep.most
-    # To ask again changes nothing.
+    # A second call changes nothing.
     assert kept({name: backups[name] for name in stay}, keep, times[-1]) == stay
 
 
 @settings(deadline=None)
 @given(moments, keeps)
-def test_pruned_after_each_backup_the_same_stays_as_pruned_once(times: list[datetime], keep: Keep) -> None:
-    """No daily goes that a weekly or a monthly needs later."""
+def test_pruning_after_each_backup_keeps_the_same_as_pruning_once(times: list[datetime], keep: Keep) -> None:
+    """No daily backup is removed that a weekly or monthly band needs later."""
     there: dict[str, datetime] = {}
     for name, moment in named(times).items():
         there[name] = moment
@@ -99,13 +99,13 @@ def test_a_clock_that_jumps_loses_neither_the_newest_nor_the_old_ones(
     assert new in stay
     assert len(stay) <= 2 * keep.most
     if days < 0:
-        # What is dated later than the wrong clock is thinned by the bands like all else: nothing goes that they want.
+        # Backups dated later than the wrong clock are thinned by the same bands.
         later = {name: moment for name, moment in there.items() if moment > wrong}
         assert max(later) == max(backups)
         assert wanted(later, keep) <= stay
     else:
         assert stay == wanted(there, keep)
-    # The clock is put right: the wrong date takes nobody's place.
+    # The clock is corrected: the wrong date displaces no backup.
     right = times[-1] + timedelta(hours=1)
     name = f"{right:%Y%m%dT%H%M%SZ}-r1"
     there = {**{each: there[each] for each in stay}, name: right}
@@ -114,7 +114,7 @@ def test_a_clock_that_jumps_loses_neither_the_newest_nor_the_old_ones(
     assert wanted({each: moment for each, moment in there.items() if moment <= right}, keep) <= after
 
 
-def test_future_dates_take_no_place() -> None:
+def test_backups_with_future_dates_are_counted_separately() -> None:
     now = BEGIN + timedelta(days=3)
     past = [BEGIN + timedelta(hours=hour) for hour in range(72)]
     future = [now + timedelta(days=1000 + day) for day in range(30)]
@@ -135,7 +135,7 @@ def zone(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def test_summer_time_does_not_matter(zone: str) -> None:
-    """Every period is one of UTC: no hour is there twice, no day is short of one."""
+    """All periods are in UTC: no hour occurs twice, and no day has 23 hours."""
     assert zone
     times = [BEGIN + timedelta(hours=hour) for hour in range(366 * 24)]
     stay = kept(named(times), Keep(0, 48, 400, 0, 0), times[-1])
@@ -144,17 +144,17 @@ def test_summer_time_does_not_matter(zone: str) -> None:
     assert {name[9:11] for group in by_day[:-2] for name in group} == {"23"}
 
 
-def test_a_break_costs_nothing() -> None:
+def test_a_period_without_backups_removes_nothing() -> None:
     times = [BEGIN + timedelta(days=day) for day in range(10)] + [BEGIN + timedelta(days=400)]
     assert len(kept(named(times), Keep(0, 0, 7, 0, 0), times[-1])) == 7
 
 
-def test_the_newest_stays_where_nothing_is_wanted() -> None:
+def test_the_newest_is_kept_if_all_numbers_are_0() -> None:
     times = [BEGIN, BEGIN + timedelta(hours=1)]
     assert kept(named(times), Keep(0, 0, 0, 0, 0), times[-1]) == {max(named(times))}
 
 
-def test_what_is_said_on_the_command_line() -> None:
+def test_the_option_keep_is_parsed() -> None:
     assert Keep.parse('{"last": 3, "monthly": 2}') == Keep(3, 0, 0, 0, 2)
     assert Keep.parse('{"last":24,"hourly":48,"daily":14,"weekly":8,"monthly":12}') == Keep()
     known = "last, hourly, daily, weekly, monthly"

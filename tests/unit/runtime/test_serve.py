@@ -1,4 +1,4 @@
-"""The real server on its socket: when it may start, readiness, probe, graceful stop, and what a killed one leaves."""
+"""The real server on its socket: start, readiness, probe, graceful stop, and the socket of a killed server."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_site_serves(release: Release, serve: Start) -> None:
     server = serve()
     found = release.answer("probe", "--timeout", "10")
     assert (found["ready"], found["health"], found["host"]) == (200, {"path": "/", "status": 200}, "notes.example.org")
-    # The project sees the real host and scheme, from the probe too, and serves no other host.
+    # The project sees the real host and scheme, also from the probe, and refuses other hosts.
     asked = probe.ask(configuration.read(release.save()), "/", 5)
     assert asked.text == "0 notes for https://notes.example.org/"
     assert get(release, "/") == (200, "0 notes for https://notes.example.org/")
@@ -61,7 +61,7 @@ def test_the_site_serves(release: Release, serve: Start) -> None:
     assert get(release, "/address")[0] == 200
     output = stop(server)
     assert server.returncode == 0
-    # Errors are in the log, once.
+    # Each error is in the log once.
     assert output.count("RuntimeError: broken on purpose") == 1
 
 
@@ -93,7 +93,7 @@ def test_a_killed_server_s_socket_is_replaced(release: Release, serve: Start) ->
     assert release.socket.exists()
     second = serve()
     release.answer("probe", "--timeout", "10")
-    # A third one does not take the socket away from it.
+    # A third server does not take over the socket.
     result = release.verb("serve")
     assert (result.returncode, "another server answers" in result.stderr) == (75, True)
     assert get(release, "/")[0] == 200
@@ -168,7 +168,7 @@ def test_host_header(hosts: tuple[str, ...], header: str) -> None:
     assert probe.host_header(configuration.Configuration(environment="production", allowed_hosts=hosts)) == header
 
 
-def test_a_socket_s_place(tmp_path: Path) -> None:
+def test_an_unusable_socket_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="directory is missing"):
         serve.remove_stale_socket(tmp_path / "nowhere" / "app.sock")
     (tmp_path / "app.sock").write_text("a file", encoding="utf-8")
@@ -283,7 +283,7 @@ def test_work_runs_a_management_command_of_the_current_release(release: Release,
     go.touch()
     work = serve("work", "work", "--colour", "blue", "--verbosity", "2")
     assert first_line(work) == "hostwright: release 1 waits: current names release 2.\n"
-    # The one start before the commit is the server's.
+    # The file go permits a start of the server only.
     assert go.exists()
     commit(release, 1)
     assert first_line(work) == "blue 2 0\n"
@@ -291,7 +291,7 @@ def test_work_runs_a_management_command_of_the_current_release(release: Release,
     assert work.returncode == 1
 
 
-def test_a_command_that_does_not_know_sigterm_ends_at_once(release: Release, serve: Start) -> None:
+def test_a_command_without_a_sigterm_handler_ends_at_once(release: Release, serve: Start) -> None:
     deaf = WORK.replace('signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to end"))', "pass")
     release.write({"notes/management/__init__.py": "", "notes/management/commands/work.py": deaf})
     release.migrate()
@@ -299,7 +299,7 @@ def test_a_command_that_does_not_know_sigterm_ends_at_once(release: Release, ser
     assert first_line(work) == "blue 1 0\n"
     start = time.monotonic()
     assert stop(work) == ""
-    # Told by a process of ours, which has a handler: the first one of a container would not have been ended otherwise.
+    # A child of the runtime, which has a handler: as first process of a container it would ignore SIGTERM.
     assert work.returncode == 128 + signal.SIGTERM
     assert time.monotonic() - start < 1
 
@@ -312,7 +312,7 @@ def test_work_without_a_command_is_refused(release: Release) -> None:
 SHADOWS = ("__init__.py", "granian/__init__.py", "click/__init__.py", "hostwright/__init__.py", "zstandard/__init__.py")
 
 
-def test_packages_of_the_working_directory_do_not_matter(release: Release, serve: Start) -> None:
+def test_packages_in_the_working_directory_do_not_affect_the_server(release: Release, serve: Start) -> None:
     release.write(dict.fromkeys(SHADOWS, ""))
     release.write({"notes/management/__init__.py": "", "notes/management/commands/work.py": WORK})
     release.answer("preflight")

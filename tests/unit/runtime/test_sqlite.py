@@ -38,7 +38,7 @@ print(sqlite3.__name__, sqlite3.sqlite_version_info >= (3, 51, 3), sqlite3.SQLIT
     assert (result.stdout, result.stderr) == ("pysqlite3 True 2067\n", "")
 
 
-def test_without_pysqlite3_it_stays_silent_and_leaves_sqlite3_alone(tmp_path: Path) -> None:
+def test_without_pysqlite3_nothing_is_printed_and_sqlite3_is_unchanged(tmp_path: Path) -> None:
     (tmp_path / "runtime").symlink_to(RUNTIME)
     (tmp_path / "hostwright.pth").write_text(install.pth(tmp_path), encoding="utf-8")
     code = f"import site; site.addsitedir({str(tmp_path)!r}); import sqlite3; print(sqlite3.__name__)"
@@ -56,7 +56,7 @@ def test_an_affected_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         sqlite.require_safe()
 
 
-def test_connections_tell_how_many_variables_a_statement_may_have(python: Path) -> None:
+def test_connections_return_the_limit_of_variables(python: Path) -> None:
     code = """
 import sqlite3
 from sqlite3 import dbapi2
@@ -77,7 +77,7 @@ print(type(dbapi2.connect(":memory:", factory=Own)).__name__)
     assert (result.stdout, result.stderr) == ("too many SQL variables\nOwn\n", "")
 
 
-def test_connections_tell_every_limit(python: Path) -> None:
+def test_connections_return_every_limit(python: Path) -> None:
     """Django 6.1 asks for the columns too, where it logs a query with its parameters (``last_executed_query``)."""
     code = """
 import sqlite3, _sqlite3

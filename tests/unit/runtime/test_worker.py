@@ -1,4 +1,4 @@
-"""A worker with its real command: when that runs, rests and ends, and what is left of it."""
+"""A worker with a real command: when the command runs, rests and ends, and what remains."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
-# It does not load Django: what is tested is its parent.
+# The command does not load Django: the test is about its parent.
 MANAGE = """
     import os, signal, subprocess, sys, time
 
@@ -72,21 +72,21 @@ def work(release: Release, serve: Start) -> Iterator[Start]:
 
 
 def line(process: subprocess.Popen[str]) -> str:
-    """What the worker or its command says next; nothing if it says nothing for too long."""
+    """Return the next line of the worker or its command; an empty string after 10 s."""
     assert process.stdout is not None
-    impatient = threading.Timer(10, os.killpg, (process.pid, signal.SIGKILL))
-    impatient.start()
+    timer = threading.Timer(10, os.killpg, (process.pid, signal.SIGKILL))
+    timer.start()
     try:
         return process.stdout.readline()
     finally:
-        impatient.cancel()
+        timer.cancel()
 
 
 def rest(release: Release, seconds: float = 60) -> None:
-    sign = release.socket.with_name("rest")
-    sign.with_name("new").touch()
-    os.utime(sign.with_name("new"), (time.time() + seconds,) * 2)
-    sign.with_name("new").replace(sign)
+    new = release.socket.with_name("new")
+    new.touch()
+    os.utime(new, (time.time() + seconds,) * 2)
+    new.replace(new.with_name("rest"))
 
 
 def commit(release: Release, number: int) -> None:
@@ -115,7 +115,7 @@ def end(process: subprocess.Popen[str]) -> str:
     return process.communicate(timeout=10)[0]
 
 
-def test_a_worker_rests_and_goes_on_when_the_sign_goes(release: Release, work: Start) -> None:
+def test_a_worker_rests_until_the_file_rest_is_removed(release: Release, work: Start) -> None:
     worker = work("polite")
     assert line(worker) == "runs\n"
     assert not rested(release).exists()
@@ -124,7 +124,7 @@ def test_a_worker_rests_and_goes_on_when_the_sign_goes(release: Release, work: S
     assert line(worker) == RESTS
     wait_for(rested(release).exists)
     assert children(worker) == []
-    # A committer that comes again clears old answers, and gets another one.
+    # A second committer removes old answers, and gets a new one.
     rested(release).unlink()
     wait_for(rested(release).exists)
     release.socket.with_name("rest").unlink()
@@ -133,7 +133,7 @@ def test_a_worker_rests_and_goes_on_when_the_sign_goes(release: Release, work: S
     assert worker.poll() is None
 
 
-def test_a_rest_is_over_at_its_deadline(release: Release, work: Start) -> None:
+def test_a_rest_ends_at_its_deadline(release: Release, work: Start) -> None:
     worker = work("plain")
     assert line(worker) == "runs\n"
     start = time.monotonic()
@@ -144,7 +144,7 @@ def test_a_rest_is_over_at_its_deadline(release: Release, work: Start) -> None:
     assert release.socket.with_name("rest").exists()
 
 
-def test_a_worker_that_starts_during_a_rest_answers_and_does_not_work(release: Release, work: Start) -> None:
+def test_a_worker_that_starts_during_a_rest_answers_and_does_not_run_its_command(release: Release, work: Start) -> None:
     rest(release)
     worker = work("plain")
     assert line(worker) == RESTS
@@ -154,13 +154,13 @@ def test_a_worker_that_starts_during_a_rest_answers_and_does_not_work(release: R
     assert not rested(release).exists()
 
 
-def test_an_answer_that_a_killed_worker_left_goes(release: Release, work: Start) -> None:
+def test_an_answer_of_a_killed_worker_is_removed(release: Release, work: Start) -> None:
     rested(release).touch()
     assert line(work("plain")) == "runs\n"
     assert not rested(release).exists()
 
 
-def test_a_retired_release_s_worker_ends_its_command_for_good(release: Release, work: Start) -> None:
+def test_the_worker_of_a_retired_release_ends_its_command(release: Release, work: Start) -> None:
     worker = work("polite")
     assert line(worker) == "runs\n"
     rest(release)
@@ -172,7 +172,7 @@ def test_a_retired_release_s_worker_ends_its_command_for_good(release: Release, 
     assert children(worker) == []
     commit(release, 1)
     assert line(worker) == "runs\n"
-    # Without a rest too: current alone says what runs.
+    # The same without a rest: current alone decides.
     commit(release, 2)
     assert line(worker) == "asked to end\n"
     assert line(worker) == "hostwright: release 1 waits: current names release 2.\n"
@@ -180,25 +180,25 @@ def test_a_retired_release_s_worker_ends_its_command_for_good(release: Release, 
     assert worker.returncode == 0
 
 
-def test_a_commit_between_two_looks_does_not_let_the_old_worker_run(
+def test_a_commit_between_two_checks_does_not_let_the_old_worker_run(
     release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOSTWRIGHT_CONFIG", str(release.save()))
     old = Worker(configuration.require(), "mailer", ["send"])
     rest(release)
-    look = Worker._resting
+    resting = Worker._resting
 
-    def look_right_after_the_commit(worker: Worker) -> bool:
+    def check_right_after_the_commit(worker: Worker) -> bool:
         commit(release, 2)
         release.socket.with_name("rest").unlink()
-        return look(worker)
+        return resting(worker)
 
     assert not old._may_run()
-    monkeypatch.setattr(Worker, "_resting", look_right_after_the_commit)
+    monkeypatch.setattr(Worker, "_resting", check_right_after_the_commit)
     assert not old._may_run()
 
 
-def test_a_stubborn_command_is_killed(release: Release, work: Start) -> None:
+def test_a_command_that_ignores_sigterm_is_killed(release: Release, work: Start) -> None:
     worker = work("stubborn")
     assert line(worker) == "runs\n"
     start = time.monotonic()
@@ -210,7 +210,7 @@ def test_a_stubborn_command_is_killed(release: Release, work: Start) -> None:
     assert children(worker) == []
 
 
-def test_what_the_command_has_started_ends_with_it(release: Release, work: Start) -> None:
+def test_processes_started_by_the_command_end_with_it(release: Release, work: Start) -> None:
     worker = work("forking")
     daemon = int(line(worker).split()[1])
     assert line(worker) == "runs\n"
@@ -257,7 +257,7 @@ def test_a_command_that_ends_by_itself_ends_the_worker(work: Start) -> None:
     assert worker.returncode == 7
 
 
-def test_a_job_knows_no_rest(release: Release, work: Start) -> None:
+def test_a_job_ignores_a_rest(release: Release, work: Start) -> None:
     del release.variables["HOSTWRIGHT_WORKER"]
     rest(release)
     job = work("short")
