@@ -52,7 +52,7 @@ def hold(source: Path, wait: float, channel: socket.socket) -> Answer:
     for line in channel.makefile():
         if line == "release\n":
             break
-        send_answer(channel, {"held": guard.in_transaction and _is_unchanged(locked, source, watcher)})
+        send_answer(channel, {"held": guard.in_transaction and _is(locked, source, watcher)})
     guard.execute("ROLLBACK")
     watcher.close()
     guard.close()
@@ -70,7 +70,7 @@ def _state(source: Path, watcher: sqlite3.Connection) -> tuple[int, int, int]:
     return status.st_dev, status.st_ino, version
 
 
-def _is_unchanged(locked: tuple[int, int, int], source: Path, watcher: sqlite3.Connection) -> bool:
+def _is(locked: tuple[int, int, int], source: Path, watcher: sqlite3.Connection) -> bool:
     try:
         return _state(source, watcher) == locked
     except (OSError, sqlite3.Error):
