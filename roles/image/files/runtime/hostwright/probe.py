@@ -80,19 +80,21 @@ def probe(timeout: float) -> dict[str, Any]:
     release = configuration.require()
     release.require_socket()
     start = time.monotonic()
+    last = None
     while True:
         left = max(start + timeout - time.monotonic(), 0.1)
-        ready = ask(release, READY_PATH, left)
-        last = ready
+        now = ready = ask(release, READY_PATH, left)
         if ready.status == http.client.OK:
-            last = ask(release, release.health_path, max(start + timeout - time.monotonic(), 0.1))
-            if 0 < last.status < 500 and last.status != http.client.BAD_REQUEST:
+            now = ask(release, release.health_path, max(start + timeout - time.monotonic(), 0.1))
+            if 0 < now.status < 500 and now.status != http.client.BAD_REQUEST:
                 return {
                     "ready": ready.status,
-                    "health": {"path": last.path, "status": last.status},
+                    "health": {"path": now.path, "status": now.status},
                     "host": host_header(release),
                     "seconds": round(time.monotonic() - start, 3),
                 }
+        if last is None or now.status:  # the deadline may cut the last attempt short; an earlier answer says more
+            last = now
         if time.monotonic() - start + _PAUSE > timeout:
             raise HostwrightError(
                 f"The release is not ready after {timeout:g} s. Last answer to GET {last.path} "
