@@ -55,4 +55,6 @@ here = {
     "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",
 }
 threading.Thread(target=serve, daemon=True).start()
-sys.exit(subprocess.run([*command, "--extra-vars", json.dumps(here)], check=False).returncode)
+status = subprocess.run([*command, "--extra-vars", json.dumps(here)], check=False).returncode
+print(f"{passed} of {limit} bytes sent, {'cut' if passed >= limit else 'not cut'}", file=sys.stderr)
+sys.exit(status)
